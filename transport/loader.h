@@ -1,0 +1,32 @@
+// Finds and loads transport plugins by URI scheme.
+//
+// A plugin for scheme S is the file pageferry-transport-S.so in the first directory that has one: the directories given by the
+// caller (an option), then those of the environment variable PAGEFERRY_TRANSPORT_PATH (colon-separated), then the directories
+// next to the program (../lib/pageferry, and the program's own: a build tree), then the installation's.
+//
+// Threads: any; loading the same plugin twice gives the same one.
+#pragma once
+
+#include "base/error.h"
+#include "transport/connection.h"
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace pageferry::transport {
+
+inline constexpr const char* path_variable = "PAGEFERRY_TRANSPORT_PATH";
+
+// Every directory that is searched, in order.
+std::vector<std::filesystem::path> search_path(std::span<const std::filesystem::path> first = {});
+
+// not_found: no such file, and every place looked at; unsupported/version: it is there but does not load, and why (dlopen's words, missing
+// symbol, ABI version, size too small, scheme not served).
+Result<Transport> load(const std::string& scheme, std::span<const std::filesystem::path> first = {});
+
+// Whether a plugin file for this scheme exists, without loading it: what the monitor process asks, which never loads one.
+bool installed(const std::string& scheme, std::span<const std::filesystem::path> first = {});
+
+} // namespace pageferry::transport

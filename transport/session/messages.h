@@ -1,0 +1,109 @@
+// The session protocol: what the two engines of a migration say to each other on a connection's control lane.
+//
+// docs/protocol.md is its specification. Every message is one control message: a header (magic, type, length) and a body of
+// little-endian integers, counted strings and counted arrays. encode() and decode() are pure functions on bytes; decode() never
+// reads beyond what it is given, refuses every count that the bytes cannot hold, and refuses trailing bytes.
+//
+// Order of a precopy migration (S source, D destination):
+//   S Hello → D HelloReply | Refusal
+//   S RamTable → D DataExtents… (what D's RAM holds) → S Discard… (of that, what S has not) → D DiscardDone
+//   pushes on the bulk lanes, S RoundEnd after each round
+//   S DeviceState… as QEMU's stream comes; D DeviceReturn… on its return path
+//   S Switchover: the guest is stopped; device state that follows is held back by D
+//   S RamFinal after the last fence: RAM and device state are complete → D loads → D DeviceLoaded
+//   S Permit: from here on S never runs by itself → D runs → D Running → S Goodbye
+//   either: Failure (with text) at any time; Heartbeat when nothing else was said for a while
+#pragma once
+
+#include "base/error.h"
+#include "transport/connection.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace pageferry::transport::session {
+
+inline constexpr std::uint32_t magic = 0x59524650; // "PFRY", little-endian
+inline constexpr std::uint16_t version_min = 1;
+inline constexpr std::uint16_t version_max = 1;
+inline constexpr std::size_t max_name = 255;                  // bytes in a RAM block id; QEMU's own limit (idstr[256])
+inline constexpr std::size_t max_blocks = 128;                // RAM blocks in a table
+inline constexpr std::size_t max_ranges = 2048;               // ranges in one message
+inline constexpr std::size_t max_payload = 60 * 1024;         // bytes of device state in one message
+inline constexpr std::size_t max_text = 2048;                 // bytes in a text for people
+
+enum class Role : std::uint8_t { source = 1, destination = 2 };
+
+struct Range {
+    std::uint64_t offset = 0; // bytes
+    std::uint64_t length = 0; // bytes
+    bool operator==(const Range&) const = default;
+};
+
+struct RamTableEntry {
+    std::uint32_t block = 0; // the number used from here on
+    std::string name;
+    std::uint64_t length = 0;    // bytes
+    std::uint64_t page_size = 0; // bytes
+    bool operator==(const RamTableEntry&) const = default;
+};
+
+struct Hello {
+    std::uint16_t version_min = session::version_min, version_max = session::version_max;
+    SessionId session{};
+    std::uint32_t epoch = 0;
+    Role role = Role::source;
+    std::uint64_t features = 0; // bits that both sides must know are agreed by AND; none are defined in version 1
+    std::string software;       // "pageferry 0.1.0", for people
+    bool operator==(const Hello&) const = default;
+};
+struct HelloReply {
+    std::uint16_t version = session::version_max;
+    SessionId session{};
+    std::uint32_t epoch = 0;
+    Role role = Role::destination;
+    std::uint64_t features = 0;
+    std::string software;
+    bool operator==(const HelloReply&) const = default;
+};
+struct RamTable { std::vector<RamTableEntry> blocks; bool operator==(const RamTable&) const = default; };
+// What the destination's RAM holds before the first push. last: no more of these follow.
+struct DataExtents { std::uint32_t block = 0; bool last = false; std::vector<Range> ranges; bool operator==(const DataExtents&) const = default; };
+struct Discard { std::uint32_t block = 0; bool last = false; std::vector<Range> ranges; bool operator==(const Discard&) const = default; };
+struct DiscardDone { bool operator==(const DiscardDone&) const = default; };
+struct RoundEnd { std::uint64_t round = 0; std::uint64_t bytes = 0; bool operator==(const RoundEnd&) const = default; };
+struct DeviceState { std::vector<std::byte> bytes; bool operator==(const DeviceState&) const = default; };
+struct DeviceReturn { std::vector<std::byte> bytes; bool operator==(const DeviceReturn&) const = default; };
+struct Switchover { bool operator==(const Switchover&) const = default; };
+struct RamFinal { std::uint64_t device_state_bytes = 0; bool operator==(const RamFinal&) const = default; };
+struct DeviceLoaded { bool operator==(const DeviceLoaded&) const = default; };
+struct Permit { bool operator==(const Permit&) const = default; };
+struct Running { bool operator==(const Running&) const = default; };
+struct Goodbye { bool operator==(const Goodbye&) const = default; };
+struct Failure { ErrorCode code = ErrorCode::internal; std::string text; bool operator==(const Failure&) const = default; };
+struct Heartbeat { bool operator==(const Heartbeat&) const = default; };
+
+using Message = std::variant<Hello, HelloReply, RamTable, DataExtents, Discard, DiscardDone, RoundEnd, DeviceState, DeviceReturn, Switchover,
+                             RamFinal, DeviceLoaded, Permit, Running, Goodbye, Failure, Heartbeat>;
+
+// "RamTable": for errors and logs.
+std::string_view name_of(const Message& message);
+
+// Appends nothing, returns the whole message. invalid_argument when it breaks a limit above (a defect of the caller).
+Result<std::vector<std::byte>> encode(const Message& message);
+
+// protocol: not ours (wrong magic, with a hint when the bytes are QEMU's own stream), unknown type, bad length, bad count, bad value.
+Result<Message> decode(std::span<const std::byte> bytes);
+
+// The highest version both know; version error that names both ranges otherwise.
+Result<std::uint16_t> agree_version(const Hello& peer);
+
+// invalid_argument naming the first block that differs, with both sides' figures: missing, length, page size. On success gives, for each of
+// the source's entries in order, the index of the local entry of the same name.
+Result<std::vector<std::size_t>> match_ram_tables(std::span<const RamTableEntry> source, std::span<const RamTableEntry> local);
+
+} // namespace pageferry::transport::session

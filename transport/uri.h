@@ -22,10 +22,11 @@ struct Uri {
     [[nodiscard]] std::string to_string() const;
 };
 
-// invalid_argument with a reason that names the part and a remedy that shows the form.
+// invalid_argument with a reason that names the part and a remedy that shows the form. Every scheme but "unix" is read in the
+// form host:port; whether a transport serves it is the loader's question.
 Result<Uri> parse_uri(std::string_view text);
 
-// The scheme alone: letters, digits and "+-." before the first colon; empty when there is none.
+// The scheme alone: a letter, then letters, digits and "+-.", before the first colon; empty when there is none.
 std::string_view scheme_of(std::string_view text);
 
 } // namespace pageferry::transport

@@ -30,11 +30,11 @@ namespace pageferry::transport::session {
 inline constexpr std::uint32_t magic = 0x59524650; // "PFRY", little-endian
 inline constexpr std::uint16_t version_min = 1;
 inline constexpr std::uint16_t version_max = 1;
-inline constexpr std::size_t max_name = 255;                  // bytes in a RAM block id; QEMU's own limit (idstr[256])
-inline constexpr std::size_t max_blocks = 128;                // RAM blocks in a table
-inline constexpr std::size_t max_ranges = 2048;               // ranges in one message
-inline constexpr std::size_t max_payload = 60 * 1024;         // bytes of device state in one message
-inline constexpr std::size_t max_text = 2048;                 // bytes in a text for people
+inline constexpr std::size_t max_name = 255;          // bytes in a RAM block id; QEMU's own limit (idstr[256])
+inline constexpr std::size_t max_blocks = 128;        // RAM blocks in a table
+inline constexpr std::size_t max_ranges = 2048;       // ranges in one message
+inline constexpr std::size_t max_payload = 60 * 1024; // bytes of device state in one message
+inline constexpr std::size_t max_text = 2048;         // bytes in a text for people
 
 enum class Role : std::uint8_t { source = 1, destination = 2 };
 
@@ -70,40 +70,86 @@ struct HelloReply {
     std::string software;
     bool operator==(const HelloReply&) const = default;
 };
-struct RamTable { std::vector<RamTableEntry> blocks; bool operator==(const RamTable&) const = default; };
+struct RamTable {
+    std::vector<RamTableEntry> blocks;
+    bool operator==(const RamTable&) const = default;
+};
 // What the destination's RAM holds before the first push. last: no more of these follow.
-struct DataExtents { std::uint32_t block = 0; bool last = false; std::vector<Range> ranges; bool operator==(const DataExtents&) const = default; };
-struct Discard { std::uint32_t block = 0; bool last = false; std::vector<Range> ranges; bool operator==(const Discard&) const = default; };
-struct DiscardDone { bool operator==(const DiscardDone&) const = default; };
-struct RoundEnd { std::uint64_t round = 0; std::uint64_t bytes = 0; bool operator==(const RoundEnd&) const = default; };
-struct DeviceState { std::vector<std::byte> bytes; bool operator==(const DeviceState&) const = default; };
-struct DeviceReturn { std::vector<std::byte> bytes; bool operator==(const DeviceReturn&) const = default; };
-struct Switchover { bool operator==(const Switchover&) const = default; };
-struct RamFinal { std::uint64_t device_state_bytes = 0; bool operator==(const RamFinal&) const = default; };
-struct DeviceLoaded { bool operator==(const DeviceLoaded&) const = default; };
-struct Permit { bool operator==(const Permit&) const = default; };
-struct Running { bool operator==(const Running&) const = default; };
-struct Goodbye { bool operator==(const Goodbye&) const = default; };
-struct Failure { ErrorCode code = ErrorCode::internal; std::string text; bool operator==(const Failure&) const = default; };
-struct Heartbeat { bool operator==(const Heartbeat&) const = default; };
+struct DataExtents {
+    std::uint32_t block = 0;
+    bool last = false;
+    std::vector<Range> ranges;
+    bool operator==(const DataExtents&) const = default;
+};
+struct Discard {
+    std::uint32_t block = 0;
+    bool last = false;
+    std::vector<Range> ranges;
+    bool operator==(const Discard&) const = default;
+};
+struct DiscardDone {
+    bool operator==(const DiscardDone&) const = default;
+};
+struct RoundEnd {
+    std::uint64_t round = 0;
+    std::uint64_t bytes = 0;
+    bool operator==(const RoundEnd&) const = default;
+};
+struct DeviceState {
+    std::vector<std::byte> bytes;
+    bool operator==(const DeviceState&) const = default;
+};
+struct DeviceReturn {
+    std::vector<std::byte> bytes;
+    bool operator==(const DeviceReturn&) const = default;
+};
+struct Switchover {
+    bool operator==(const Switchover&) const = default;
+};
+struct RamFinal {
+    std::uint64_t device_state_bytes = 0;
+    bool operator==(const RamFinal&) const = default;
+};
+struct DeviceLoaded {
+    bool operator==(const DeviceLoaded&) const = default;
+};
+struct Permit {
+    bool operator==(const Permit&) const = default;
+};
+struct Running {
+    bool operator==(const Running&) const = default;
+};
+struct Goodbye {
+    bool operator==(const Goodbye&) const = default;
+};
+struct Failure {
+    ErrorCode code = ErrorCode::internal;
+    std::string text;
+    bool operator==(const Failure&) const = default;
+};
+struct Heartbeat {
+    bool operator==(const Heartbeat&) const = default;
+};
 
-using Message = std::variant<Hello, HelloReply, RamTable, DataExtents, Discard, DiscardDone, RoundEnd, DeviceState, DeviceReturn, Switchover,
-                             RamFinal, DeviceLoaded, Permit, Running, Goodbye, Failure, Heartbeat>;
+using Message = std::variant<Hello, HelloReply, RamTable, DataExtents, Discard, DiscardDone, RoundEnd, DeviceState, DeviceReturn,
+                             Switchover, RamFinal, DeviceLoaded, Permit, Running, Goodbye, Failure, Heartbeat>;
 
 // "RamTable": for errors and logs.
 std::string_view name_of(const Message& message);
 
-// Appends nothing, returns the whole message. invalid_argument when it breaks a limit above (a defect of the caller).
+// The whole message, at most PF_CONTROL_MAX bytes. invalid_argument when it breaks a limit above (a defect of the caller). Texts
+// for people (Failure.text, software) are cut and cleaned instead: to say what went wrong never fails.
 Result<std::vector<std::byte>> encode(const Message& message);
 
-// protocol: not ours (wrong magic, with a hint when the bytes are QEMU's own stream), unknown type, bad length, bad count, bad value.
+// protocol: not ours (wrong magic, with a hint when the bytes are QEMU's own stream), unknown type, bad length, bad count, bad
+// value.
 Result<Message> decode(std::span<const std::byte> bytes);
 
 // The highest version both know; version error that names both ranges otherwise.
 Result<std::uint16_t> agree_version(const Hello& peer);
 
-// invalid_argument naming the first block that differs, with both sides' figures: missing, length, page size. On success gives, for each of
-// the source's entries in order, the index of the local entry of the same name.
+// invalid_argument naming the first block that differs, with both sides' figures: missing, length, page size. On success gives,
+// for each of the source's entries in order, the index of the local entry of the same name.
 Result<std::vector<std::size_t>> match_ram_tables(std::span<const RamTableEntry> source, std::span<const RamTableEntry> local);
 
 } // namespace pageferry::transport::session

@@ -80,7 +80,8 @@ public:
     ~Listener(); // closes
 
     [[nodiscard]] std::string uri() const;
-    // No peer in time: an empty optional; *rejected (may be null) then tells of the latest stranger turned away, if there was one.
+    // No peer in time: an empty optional; *rejected (may be null) then tells of the latest stranger turned away, if there was
+    // one.
     Result<std::optional<Connection>> accept(Milliseconds timeout, std::optional<Error>* rejected = nullptr);
     void cancel(); // any thread
 

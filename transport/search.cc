@@ -1,0 +1,73 @@
+// Where plugins are looked for. No dlopen here: the monitor process links this and nothing that could load code.
+#include "transport/loader.h"
+#include "transport/uri.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <string_view>
+#include <system_error>
+
+namespace pageferry::transport {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+void add_from_environment(std::vector<fs::path>& places) {
+    // secure_getenv: where the program has more rights than its user, the user does not choose what it loads.
+    const char* value = ::secure_getenv(path_variable);
+    std::string_view rest = value != nullptr ? value : "";
+    while (!rest.empty()) {
+        const std::string_view one = rest.substr(0, rest.find(':'));
+        if (!one.empty()) { // not the current directory
+            places.emplace_back(one);
+        }
+        rest.remove_prefix(std::min(rest.size(), one.size() + 1));
+    }
+}
+
+} // namespace
+
+std::vector<fs::path> search_path(std::span<const fs::path> first) {
+    std::vector<fs::path> places{first.begin(), first.end()};
+    add_from_environment(places);
+    std::error_code failed;
+    if (const fs::path program = fs::read_symlink("/proc/self/exe", failed); !failed) {
+        const fs::path folder = program.parent_path();
+        places.push_back((folder / ".." / PAGEFERRY_RELATIVE_LIBDIR / "pageferry").lexically_normal());
+        places.push_back((folder / "../lib/pageferry").lexically_normal());
+        places.push_back(folder);
+    }
+    places.emplace_back(PAGEFERRY_PLUGIN_DIR);
+    std::vector<fs::path> once;
+    for (fs::path& place : places) {
+        if (std::ranges::find(once, place) == once.end()) {
+            once.push_back(std::move(place));
+        }
+    }
+    return once;
+}
+
+std::filesystem::path plugin_file(const std::string& scheme) {
+    return "pageferry-transport-" + scheme + ".so";
+}
+
+std::optional<std::filesystem::path> find_plugin(const std::string& scheme, std::span<const std::filesystem::path> first) {
+    // A scheme comes from a user's URI: nothing that could lead out of the directories.
+    if (scheme_of(scheme + ":") != scheme) {
+        return std::nullopt;
+    }
+    for (const fs::path& place : search_path(first)) {
+        std::error_code failed;
+        if (fs::path file = place / plugin_file(scheme); fs::is_regular_file(file, failed)) {
+            return file;
+        }
+    }
+    return std::nullopt;
+}
+
+bool installed(const std::string& scheme, std::span<const std::filesystem::path> first) {
+    return find_plugin(scheme, first).has_value();
+}
+
+} // namespace pageferry::transport

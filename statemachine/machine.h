@@ -1,7 +1,8 @@
 // The state of one side of a migration, and the queue its changes leave by.
 //
 // Threads: every function of Machine may be called by any thread; transitions are ordered, and events enter the queue in that
-// order. EventQueue: any thread puts (only Machine does), one thread takes. Putting never waits for the reader.
+// order. EventQueue: any thread puts (only Machine does; several machines may share a queue), one thread takes. Putting never
+// waits for the reader.
 #pragma once
 
 #include "base/error.h"
@@ -19,7 +20,7 @@
 namespace pageferry::statemachine {
 
 struct Event {
-    std::uint64_t sequence = 0; // 1, 2, 3, ... without a gap
+    std::uint64_t sequence = 0; // 1, 2, 3, ... without a gap, for each machine
     Side side = Side::source;
     Status from = Status::none;
     Status to = Status::none;
@@ -29,6 +30,7 @@ struct Event {
 };
 
 // State events on their way to whoever reports them: none lost, none reordered, the writer never blocked by the reader.
+// It grows with a reader that does not read; its memory is given back when the queue goes.
 class EventQueue {
 public:
     EventQueue();
@@ -38,7 +40,8 @@ public:
 
     void put(Event event);
     [[nodiscard]] std::optional<Event> take(); // never waits
-    // An eventfd, readable while events may be there; take() until empty clears it.
+    // An eventfd, readable while events may be there; take() until empty clears it. -1 when the process had no descriptor left:
+    // the queue works all the same, but nobody can be woken by it.
     [[nodiscard]] int readable_fd() const;
 
 private:
@@ -48,13 +51,16 @@ private:
 
 class Machine {
 public:
+    // `events` outlives the machine. The status is none, and no event says so.
     Machine(Side side, EventQueue& events);
 
     [[nodiscard]] Side side() const { return side_; }
     [[nodiscard]] Status status() const { return status_.load(std::memory_order_acquire); }
     [[nodiscard]] std::string error() const; // text of the latest error or connection_lost, cleared by setup
 
-    // From whatever it is now. state error when the table has no such transition: it says side, from, to and cause.
+    // From whatever it is now. On success the status is changed and its event is in the queue when the call returns.
+    // Error `state` when the table has no such transition: nothing is changed, nothing enters the queue, and the text says side,
+    // from, to, cause, and what would be legal.
     Result<void> transition(Status to, Cause cause, std::string error = {});
     // Only from the given status; the same error when another thread was quicker.
     Result<void> transition_from(Status from, Status to, Cause cause, std::string error = {});

@@ -1,0 +1,64 @@
+// The client side of one QMP monitor of QEMU: negotiates by itself (with "oob" where offered), runs commands with ids of its own,
+// and passes raw messages through.
+//
+// Threads: the io_context's one thread. Callbacks run from the io_context or from drain(), never inside execute() or send_raw().
+// A backend must not be destroyed from inside one of its own callbacks (post it).
+#pragma once
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "monitor/channel.h"
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace pageferry::monitor {
+
+class QmpBackend {
+public:
+    // The "return" value, or an error: QEMU's refusal (operation: the command, object: "QEMU", reason: its desc), or closed when
+    // QEMU is gone.
+    using Done = std::function<void(Result<nlohmann::json>)>;
+
+    struct Handlers {
+        std::function<void()> ready; // greeting and negotiation are done
+        // Events, whole: {"timestamp", "event", "data"}; raw is the text as QEMU sent it.
+        std::function<void(const std::string& name, const nlohmann::json& event, std::string_view raw)> event;
+        // Answers to what was sent by send_raw().
+        std::function<void(const nlohmann::json& answer, std::string_view raw)> reply;
+        std::function<void()> closed; // QEMU has ended, or speaks no QMP; every execute() still open was answered before this
+    };
+
+    // socket: the connected end of the pair whose other end QEMU has.
+    static Result<std::unique_ptr<QmpBackend>> open(boost::asio::io_context& io, Fd socket);
+    QmpBackend(const QmpBackend&) = delete;
+    QmpBackend& operator=(const QmpBackend&) = delete;
+    ~QmpBackend(); // no callback runs any more; execute()s still open are not answered
+
+    void start(Handlers handlers);
+
+    [[nodiscard]] bool ready() const;
+    [[nodiscard]] bool oob() const;                    // out-of-band execution is enabled on it
+    [[nodiscard]] const std::string& greeting() const; // QEMU's own bytes, without the line end
+
+    // May be called before ready(): the command waits. done may be empty.
+    void execute(std::string_view command, const nlohmann::json& arguments, Done done);
+    void execute(std::string_view command, const nlohmann::json& arguments, std::vector<Fd> fds, Done done);
+    // Not before ready().
+    void send_raw(std::string text, std::vector<Fd> fds);
+    // Reads and reports everything that is there now, without waiting.
+    void drain();
+
+private:
+    struct Implementation;
+    explicit QmpBackend(std::shared_ptr<Implementation> implementation);
+    std::shared_ptr<Implementation> implementation_;
+};
+
+} // namespace pageferry::monitor

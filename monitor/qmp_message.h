@@ -1,0 +1,39 @@
+// QMP messages as QEMU words them: parsing without exceptions, and answers in QEMU's layout.
+//
+// Pure; any thread.
+#pragma once
+
+#include "base/error.h"
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <expected>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace pageferry::monitor {
+
+struct QmpError {
+    std::string error_class = "GenericError";
+    std::string desc;
+};
+
+using QmpResult = std::expected<nlohmann::json, QmpError>; // the value of "return"
+
+// GenericError. An error without an operation is QEMU's own wording: its reason alone; any other is told whole.
+QmpError qmp_error(const Error& error);
+
+// One value, in QEMU's dialect (strings may be in single quotes). Nothing when it is not JSON.
+std::optional<nlohmann::json> parse_json(std::string_view text);
+
+// QEMU's layout: ", " and ": " between, non-ASCII escaped; pretty: indented by 4. Never fails: invalid UTF-8 is replaced.
+std::string to_text(const nlohmann::json& value, bool pretty = false);
+
+// A whole answer with its line end; id may be null for none.
+std::string answer_line(const QmpResult& result, const nlohmann::json* id, bool pretty = false);
+// {"timestamp": ..., "event": name, "data": data} with the time of now and a line end.
+std::string event_line(std::string_view name, const nlohmann::json& data, bool pretty = false);
+
+} // namespace pageferry::monitor

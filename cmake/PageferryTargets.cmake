@@ -38,6 +38,9 @@ if(PAGEFERRY_FUZZ)
     target_link_options(pageferry_flags INTERFACE -fsanitize=address,undefined)
 endif()
 
+# What the sanitizer presets need built: unit and conformance tests and the plugins, not the programs once more.
+add_custom_target(sanitized_tests)
+
 # pageferry_library(NAME SOURCES... [LINK LIBS...])
 function(pageferry_library name)
     cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
@@ -57,20 +60,27 @@ function(pageferry_transport_plugin scheme)
     cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
     set(name pageferry-transport-${scheme})
     add_library(${name} MODULE ${ARG_UNPARSED_ARGUMENTS})
+    add_dependencies(sanitized_tests ${name})
     set_target_properties(${name} PROPERTIES PREFIX "" CXX_VISIBILITY_PRESET hidden C_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
     target_link_libraries(${name} PRIVATE pageferry_flags ${ARG_LINK})
     target_link_options(${name} PRIVATE -Wl,--exclude-libs,ALL)
     install(TARGETS ${name} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/pageferry)
 endfunction()
 
-# pageferry_test(NAME SOURCES... [LINK LIBS...]): a GoogleTest program, its tests known to CTest by their own names.
+# pageferry_test(NAME SOURCES... [LINK LIBS...]): a GoogleTest program, its tests known to CTest by their own names and labelled
+# with their folder below tests/ (unit, conformance, integration).
 function(pageferry_test name)
     cmake_parse_arguments(ARG "" "" "LINK;PROPERTIES" ${ARGN})
     find_package(GTest REQUIRED)
     include(GoogleTest)
     add_executable(${name} ${ARG_UNPARSED_ARGUMENTS})
     target_link_libraries(${name} PRIVATE pageferry_flags ${ARG_LINK} GTest::gtest GTest::gtest_main)
-    gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 120 ${ARG_PROPERTIES})
+    file(RELATIVE_PATH label ${CMAKE_SOURCE_DIR}/tests ${CMAKE_CURRENT_SOURCE_DIR})
+    string(REGEX REPLACE "/.*" "" label "${label}")
+    gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 120 LABELS ${label} ${ARG_PROPERTIES})
+    if(label MATCHES "^(unit|conformance)$")
+        add_dependencies(sanitized_tests ${name})
+    endif()
 endfunction()
 
 # pageferry_fuzz(NAME SOURCES... [LINK LIBS...]): a libFuzzer program, with the fuzz preset only.

@@ -1,0 +1,62 @@
+# shellcheck shell=bash disable=SC2154
+# ./dev test: everything that must hold, summed in one line.
+
+run_tests() {
+    local quick='' filter=''
+    while [ $# -gt 0 ]; do
+        case "$1" in
+        --quick) quick=yes ;;
+        -*) die "test: no option '$1'" ;;
+        *) filter="${filter:+$filter|}$1" ;;
+        esac
+        shift
+    done
+    packages build test
+    rm -rf build/test-results
+    mkdir -p build/test-results
+    if [ -n "$filter" ]; then
+        build release
+        run_ctest release -R "$filter"
+    else
+        check_format
+        build release
+        run_ctest release
+        if [ -z "$quick" ]; then
+            # One after the other: two builds at once would only take turns on the same cores.
+            for preset in asan-ubsan tsan; do
+                build "$preset" sanitized_tests
+                run_ctest "$preset" -L '^(unit|conformance|sanitized)$'
+            done
+        fi
+    fi
+    sum_results
+}
+
+check_format() {
+    say "format"
+    local bad
+    bad=$(sources '*.cc' '*.h' '*.c' | xargs -0 -r clang-format-19 --dry-run -Werror 2>&1) && bad=
+    record_check format "$bad"
+}
+
+# record_check NAME TEXT: a check of this script itself, counted with the tests; it has failed when there is text.
+record_check() {
+    [ -z "$2" ] || printf '%s\nFAILED: %s\n' "$2" "$1" >&2
+    python3 dev.d/results.py --check "$1" "${2:+failed}" >"build/test-results/check-$1.xml"
+}
+
+# run_ctest PRESET [ctest options]: goes on after a failure, so that the sum is of everything.
+run_ctest() {
+    local preset=$1 run=()
+    shift
+    say "test $preset"
+    [ "$preset" != tsan ] || mapfile -t run < <(fixed_addresses)
+    # Integration tests wait for whole virtual machines: more at once than there are processors would only make each slower.
+    env ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1:${ASAN_OPTIONS:-}" \
+        UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS:-}" TSAN_OPTIONS="second_deadlock_stack=1:${TSAN_OPTIONS:-}" \
+        "${run[@]}" ctest --test-dir "build/$preset" -j "$jobs" --output-on-failure --no-tests=error \
+        --output-junit "$root/build/test-results/$preset.xml" --test-output-size-failed 1000000 "$@" >&2 || true
+    [ -s "build/test-results/$preset.xml" ] || record_check "ctest-$preset" "ctest wrote no results"
+}
+
+sum_results() { python3 dev.d/results.py build/test-results/*.xml; }

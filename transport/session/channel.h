@@ -33,6 +33,8 @@ public:
     // The message is on its way. invalid_argument: it breaks a limit of the protocol, nothing was sent; timed_out: the lane did
     // not take it for the time in which a peer counts as dead; else the connection's error.
     Result<void> send(const Message& message);
+    // The same with a time of its own: for a last word that nobody should wait for.
+    Result<void> send_within(const Message& message, Milliseconds timeout);
 
     // The next message; empty when none came in time. timed_out: the peer said nothing for dead_peer. protocol: it said
     // something that is not the protocol. A Failure from the peer comes as an error with the peer's code and text. Else the
@@ -44,7 +46,6 @@ public:
 private:
     using Clock = std::chrono::steady_clock;
 
-    Result<void> send_within(const Message& message, Milliseconds timeout);
     Result<void> heartbeat_if_due();
     Error silent() const;
     Result<std::optional<Message>> take(std::span<const std::byte> bytes);

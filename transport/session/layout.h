@@ -207,6 +207,12 @@ void layout(Wire& wire, M& m) {
 }
 
 template <class Wire, class M>
+    requires Is<M, Switchover>
+void layout(Wire& wire, M& m) {
+    boolean(wire, m.running, "running");
+}
+
+template <class Wire, class M>
     requires Is<M, RamFinal>
 void layout(Wire& wire, M& m) {
     wire.integer(m.device_state_bytes, "bytes of device state");

@@ -104,6 +104,7 @@ struct DeviceReturn {
     bool operator==(const DeviceReturn&) const = default;
 };
 struct Switchover {
+    bool running = true; // the guest ran until it was stopped for this, and is to run again
     bool operator==(const Switchover&) const = default;
 };
 struct RamFinal {

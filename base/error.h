@@ -60,3 +60,11 @@ Error errno_error(int number, std::string operation, std::string object = {}, st
 Error make_error(ErrorCode code, std::string operation, std::string object, std::string reason, std::string remedy = {});
 
 } // namespace pageferry
+
+// Leaves the function with the error of an expression that gives Result<void>, if it has one.
+#define PAGEFERRY_TRY(expression)                                                                                                \
+    do {                                                                                                                         \
+        if (auto pageferry_result = (expression); !pageferry_result) {                                                           \
+            return std::unexpected(std::move(pageferry_result.error()));                                                         \
+        }                                                                                                                        \
+    } while (false)

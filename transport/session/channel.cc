@@ -77,6 +77,7 @@ Result<std::optional<Message>> Channel::take(std::span<const std::byte> bytes) {
     if (const auto* failure = std::get_if<Failure>(&*message)) {
         Error error = make_error(failure->code, "migration", "on the peer", failure->text);
         error.peer = peer_;
+        peer_failed_.store(true, std::memory_order_release);
         return std::unexpected{std::move(error)};
     }
     return std::optional<Message>{*std::move(message)};

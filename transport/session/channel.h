@@ -41,6 +41,8 @@ public:
     // connection's error. Heartbeats of the peer never show.
     Result<std::optional<Message>> receive(Milliseconds timeout);
 
+    // The peer said itself that it failed: receive() answered its Failure. Any thread.
+    [[nodiscard]] bool peer_failed() const { return peer_failed_.load(std::memory_order_acquire); }
     [[nodiscard]] const std::string& peer() const { return peer_; } // as the connection describes it
 
 private:
@@ -54,6 +56,7 @@ private:
     const Milliseconds dead_peer_;
     const Milliseconds interval_; // between heartbeats
     const std::string peer_;
+    std::atomic<bool> peer_failed_{false};
     std::atomic<Clock::rep> last_sent_; // a time point of Clock, in its own units
     // Of the receiving thread alone:
     Clock::time_point last_look_;

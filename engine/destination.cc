@@ -1,0 +1,341 @@
+#include "engine/destination.h"
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+namespace pageferry::engine {
+
+namespace session = transport::session;
+using std::chrono::milliseconds;
+
+namespace {
+constexpr milliseconds accept_wait{500};
+constexpr milliseconds message_wait{500};
+constexpr milliseconds load_wait{50};
+constexpr milliseconds revoke_timeout{10'000};
+constexpr milliseconds farewell{200};
+
+Error unexpected_message(const session::Message& message, std::string during) {
+    return make_error(ErrorCode::protocol, std::move(during), std::string{session::name_of(message)},
+                      "the source sent it out of turn");
+}
+} // namespace
+
+Destination::Destination(DestinationConfig config, DestinationGuest& guest, statemachine::Machine& machine)
+    : config_(std::move(config)), guest_(guest), machine_(machine) {
+    std::uint64_t total = 0;
+    for (const auto& block : config_.blocks) {
+        total += block.info().length;
+    }
+    config_.page->progress.ram_total = total;
+}
+
+Destination::~Destination() {
+    inbox_.reset();
+    relay_.reset();
+}
+
+Result<std::string> Destination::listen() {
+    auto listener = config_.transport->listen(config_.uri, config_.options);
+    if (!listener) {
+        return std::unexpected(std::move(listener.error()));
+    }
+    const std::lock_guard lock{connection_mutex_};
+    listener_.emplace(std::move(*listener));
+    return listener_->uri();
+}
+
+void Destination::cancel() {
+    cancelled_ = true;
+    const std::lock_guard lock{connection_mutex_};
+    if (channel_) {
+        std::ignore = channel_->send_within(session::Failure{.code = ErrorCode::cancelled, .text = "the destination gave up"},
+                                            milliseconds{50});
+    }
+    if (connection_) {
+        connection_->cancel();
+    }
+    if (listener_) {
+        listener_->cancel();
+    }
+}
+
+Result<void> Destination::run() {
+    auto done = serve();
+    if (!done) {
+        done = std::unexpected(cause(std::move(done.error())));
+        finish(done.error());
+    }
+    return done;
+}
+
+Error Destination::cause(Error seen) const {
+    if (inbox_) {
+        if (auto first = inbox_->error()) {
+            return *first;
+        }
+    }
+    return seen;
+}
+
+void Destination::finish(const Error& error) {
+    using enum statemachine::Status;
+    using statemachine::Cause;
+    // Once the source may have sent its permit, only a certain word says that the guest does not run here: the source's own, or
+    // the hypervisor's refusal to run it.
+    const bool uncertain = loaded_ && !run_refused_ && !channel_->peer_failed();
+    Result<void> moved;
+    if (uncertain) {
+        moved = machine_.transition(postcopy_paused, Cause::connection_lost, error.to_string());
+    } else {
+        if (channel_) {
+            const ErrorCode code = run_refused_ ? ErrorCode::refused : error.code;
+            std::ignore = channel_->send_within(
+                session::Failure{.code = code, .text = "the destination failed: " + error.to_string()}, farewell);
+        }
+        moved = machine_.transition(failed, Cause::error, error.to_string());
+    }
+    std::ignore = moved; // refused only where the owner was quicker
+}
+
+Result<void> Destination::serve() {
+    for (;;) {
+        std::optional<Error> rejected;
+        auto accepted = listener_->accept(accept_wait, &rejected);
+        if (rejected) {
+            config_.turned_away(*rejected);
+        }
+        if (!accepted) {
+            return std::unexpected(std::move(accepted.error()));
+        }
+        if (!*accepted) {
+            continue;
+        }
+        {
+            const std::lock_guard lock{connection_mutex_};
+            connection_.emplace(std::move(**accepted));
+            channel_.emplace(*connection_, config_.options.dead_peer);
+        }
+        const auto peer = greet();
+        if (!peer) {
+            return std::unexpected(peer.error());
+        }
+        if (*peer == Peer::source) {
+            return receive_guest();
+        }
+        inbox_.reset();
+        const std::lock_guard lock{connection_mutex_};
+        channel_.reset();
+        connection_.reset();
+    }
+}
+
+Result<Destination::Peer> Destination::turn_away(Error error) {
+    if (cancelled_) {
+        return std::unexpected(std::move(error));
+    }
+    std::ignore = channel_->send_within(
+        session::Failure{.code = error.code, .text = error.reason + (error.remedy.empty() ? "" : "; " + error.remedy)}, farewell);
+    config_.turned_away(error);
+    return Peer::stranger;
+}
+
+// Hello and RAM tables. Whoever fails here was a stranger; from `active` on it is the source.
+Result<Destination::Peer> Destination::greet() {
+    inbox_.emplace(*connection_, *channel_, [](session::Message&) { return false; });
+    auto first = inbox_->wait(config_.options.handshake);
+    if (!first || !*first) {
+        return turn_away(first ? make_error(ErrorCode::timed_out, "wait for", "Hello", "the peer connected and said nothing")
+                               : cause(first.error()));
+    }
+    const auto* hello = std::get_if<session::Hello>(&**first);
+    if (hello == nullptr || hello->role != session::Role::source) {
+        return turn_away(unexpected_message(**first, "hello"));
+    }
+    const auto version = session::agree_version(*hello);
+    if (!version) {
+        return turn_away(version.error());
+    }
+    if (auto sent = channel_->send(session::HelloReply{.version = *version,
+                                                       .session = hello->session,
+                                                       .epoch = hello->epoch,
+                                                       .role = session::Role::destination,
+                                                       .features = 0,
+                                                       .software = "pageferry " PAGEFERRY_VERSION});
+        !sent) {
+        return turn_away(sent.error());
+    }
+    auto second = inbox_->wait(config_.options.handshake);
+    if (!second || !*second) {
+        return turn_away(second ? make_error(ErrorCode::timed_out, "wait for", "RamTable", "the peer did not send it")
+                                : cause(second.error()));
+    }
+    const auto* table = std::get_if<session::RamTable>(&**second);
+    if (table == nullptr) {
+        return turn_away(unexpected_message(**second, "RAM table"));
+    }
+    std::vector<session::RamTableEntry> local;
+    for (const auto& block : config_.blocks) {
+        local.push_back(session::RamTableEntry{.block = static_cast<std::uint32_t>(local.size()),
+                                               .name = block.info().name,
+                                               .length = block.info().length,
+                                               .page_size = block.info().page_size});
+    }
+    const auto order = session::match_ram_tables(table->blocks, local);
+    if (!order) {
+        return turn_away(order.error());
+    }
+    PAGEFERRY_TRY(machine_.transition(statemachine::Status::active, statemachine::Cause::connected));
+    PAGEFERRY_TRY(take_ram(*order));
+    return Peer::source;
+}
+
+Result<void> Destination::take_ram(const std::vector<std::size_t>& order) {
+    std::vector<transport::MemoryBlock> shared;
+    for (const std::size_t local : order) {
+        auto& block = config_.blocks[local];
+        shared.push_back(transport::MemoryBlock{.block = static_cast<std::uint32_t>(blocks_.size()),
+                                                .name = block.info().name,
+                                                .address = block.alias(),
+                                                .length = block.info().length,
+                                                .page_size = block.info().page_size,
+                                                .access = PF_MEMORY_PUSH_TARGET});
+        blocks_.push_back(&block);
+    }
+    PAGEFERRY_TRY(connection_->add_memory(shared));
+    config_.page->progress.lanes = connection_->counters().lanes;
+    return send_extents();
+}
+
+// What our RAM holds already (a ROM's shadow, preallocated pages): the source tells which of it must go.
+Result<void> Destination::send_extents() {
+    for (std::size_t block = 0; block < blocks_.size(); ++block) {
+        const auto extents = memory::data_extents(*blocks_[block]);
+        if (!extents) {
+            return std::unexpected(extents.error());
+        }
+        std::size_t sent = 0;
+        do {
+            session::DataExtents message{.block = static_cast<std::uint32_t>(block), .last = false, .ranges = {}};
+            for (; sent < extents->size() && message.ranges.size() < session::max_ranges; ++sent) {
+                message.ranges.push_back(session::Range{.offset = (*extents)[sent].offset, .length = (*extents)[sent].length});
+            }
+            message.last = block + 1 == blocks_.size() && sent == extents->size();
+            PAGEFERRY_TRY(channel_->send(message));
+        } while (sent < extents->size());
+    }
+    return {};
+}
+
+Result<void> Destination::discard(const session::Discard& message) {
+    if (message.block >= blocks_.size()) {
+        return std::unexpected(
+            make_error(ErrorCode::protocol, "discard", "block " + std::to_string(message.block), "no such block"));
+    }
+    const auto& block = *blocks_[message.block];
+    for (const auto& range : message.ranges) {
+        const bool aligned = range.offset % block.info().page_size == 0 && range.length % block.info().page_size == 0;
+        if (!aligned || range.offset > block.info().length || range.length > block.info().length - range.offset) {
+            return std::unexpected(make_error(ErrorCode::protocol, "discard", "RAM block " + block.info().name,
+                                              "offset " + std::to_string(range.offset) + ", length " +
+                                                  std::to_string(range.length) + " is not a range of its pages"));
+        }
+        PAGEFERRY_TRY(memory::discard(block, memory::Extent{.offset = range.offset, .length = range.length}));
+    }
+    return message.last ? channel_->send(session::DiscardDone{}) : Result<void>{};
+}
+
+Result<void> Destination::receive_guest() {
+    for (;;) {
+        auto received = inbox_->wait(message_wait);
+        if (!received) {
+            return std::unexpected(std::move(received.error()));
+        }
+        if (!*received) {
+            continue;
+        }
+        auto& message = **received;
+        if (const auto* wanted = std::get_if<session::Discard>(&message)) {
+            PAGEFERRY_TRY(discard(*wanted));
+        } else if (const auto* end = std::get_if<session::RoundEnd>(&message)) {
+            config_.page->progress.dirty_sync_count = end->round;
+            config_.page->progress.ram_transferred += end->bytes;
+        } else if (auto* state = std::get_if<session::DeviceState>(&message)) {
+            PAGEFERRY_TRY(device_state(std::move(state->bytes)));
+        } else if (const auto* stop = std::get_if<session::Switchover>(&message); stop != nullptr && relay_) {
+            switchover_ = true;
+            guest_was_running_ = stop->running;
+            relay_->hold();
+        } else if (const auto* final = std::get_if<session::RamFinal>(&message); final != nullptr && switchover_) {
+            PAGEFERRY_TRY(load(final->device_state_bytes));
+        } else if (std::holds_alternative<session::Permit>(message) && loaded_) {
+            return run_guest();
+        } else {
+            return std::unexpected(unexpected_message(message, "receive the guest"));
+        }
+    }
+}
+
+Result<void> Destination::device_state(std::vector<std::byte> bytes) {
+    if (!relay_) {
+        auto stream = guest_.start_device_load();
+        if (!stream) {
+            return std::unexpected(std::move(stream.error()));
+        }
+        auto relay = DeviceRelay::create(std::move(*stream), [this](std::span<const std::byte> answer) {
+            return channel_->send(session::DeviceReturn{.bytes = {answer.begin(), answer.end()}});
+        });
+        if (!relay) {
+            return std::unexpected(std::move(relay.error()));
+        }
+        relay_ = std::move(*relay);
+        PAGEFERRY_TRY(relay_->begin());
+    }
+    config_.page->progress.device_bytes += bytes.size();
+    return relay_->write(std::move(bytes));
+}
+
+// RAM is final and all device state is here: now it may be loaded, for loading reads guest RAM.
+Result<void> Destination::load(std::uint64_t device_state_bytes) {
+    if (relay_->bytes_written() != device_state_bytes) {
+        return std::unexpected(make_error(ErrorCode::protocol, "load", "device state",
+                                          "the source sent " + std::to_string(device_state_bytes) + " bytes, " +
+                                              std::to_string(relay_->bytes_written()) + " arrived"));
+    }
+    relay_->release();
+    for (;;) {
+        const auto loaded = guest_.loaded(load_wait);
+        if (!loaded) {
+            return std::unexpected(loaded.error());
+        }
+        if (auto lost = inbox_->error()) {
+            return std::unexpected(*lost);
+        }
+        if (*loaded) {
+            break;
+        }
+    }
+    loaded_ = true;
+    return channel_->send(session::DeviceLoaded{});
+}
+
+Result<void> Destination::run_guest() {
+    PAGEFERRY_TRY(connection_->revoke_memory(revoke_timeout));
+    if (auto run = guest_.run(guest_was_running_); !run) {
+        run_refused_ = true;
+        return run;
+    }
+    inbox_->expect_end();
+    // The guest runs here: whatever happens to the connection now, this side has completed.
+    const auto told = channel_->send(session::Running{});
+    PAGEFERRY_TRY(machine_.transition(statemachine::Status::completed, statemachine::Cause::finished));
+    if (!told) {
+        config_.turned_away(told.error());
+        return {};
+    }
+    std::ignore = inbox_->wait(config_.options.dead_peer); // Goodbye, or the end of the connection
+    return {};
+}
+
+} // namespace pageferry::engine

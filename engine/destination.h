@@ -1,0 +1,88 @@
+// The destination of a migration: takes the RAM, holds the guest until the permit, and runs it.
+//
+//   accept → hello and RAM tables → discard what the source has not → pushes land by themselves → device state is loaded, held
+//   back from the switchover on until RAM is final → loaded → permit → revoke → run
+//
+// A peer that is turned away before the RAM tables agree changes nothing: the destination goes on listening.
+// Threads: listen() and run() on the engine's thread; cancel() by any thread.
+#pragma once
+
+#include "engine/control_page.h"
+#include "engine/device_relay.h"
+#include "engine/guest.h"
+#include "engine/inbox.h"
+#include "memory/extent.h"
+#include "memory/ram_block.h"
+#include "statemachine/machine.h"
+#include "transport/connection.h"
+#include "transport/session/channel.h"
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace pageferry::engine {
+
+struct DestinationConfig {
+    std::vector<memory::RamBlock> blocks;
+    std::optional<transport::Transport> transport;
+    std::string uri;
+    transport::Options options;
+    ControlPage* page = nullptr; // outlives the destination
+    // Told of each peer that was turned away: for the log.
+    std::function<void(const Error&)> turned_away = [](const Error&) {};
+};
+
+class Destination {
+public:
+    Destination(DestinationConfig config, DestinationGuest& guest, statemachine::Machine& machine);
+    ~Destination();
+    Destination(const Destination&) = delete;
+    Destination& operator=(const Destination&) = delete;
+
+    // Binds and listens; the URI a source can connect to. A failure (port taken, no such address) changes nothing.
+    Result<std::string> listen();
+    // Waits for a source and takes its guest. At the end the machine is `completed`, `failed`, or `postcopy-paused` when the
+    // source was lost after it may have sent its permit.
+    Result<void> run();
+    void cancel();
+
+private:
+    enum class Peer { stranger, source };
+
+    Result<void> serve();
+    Result<Peer> greet();
+    Result<Peer> turn_away(Error error);
+    Result<void> take_ram(const std::vector<std::size_t>& order);
+    Result<void> send_extents();
+    Result<void> discard(const transport::session::Discard& discard);
+    Result<void> receive_guest();
+    Result<void> device_state(std::vector<std::byte> bytes);
+    Result<void> load(std::uint64_t device_state_bytes);
+    Result<void> run_guest();
+    void finish(const Error& error);
+    [[nodiscard]] Error cause(Error seen) const;
+
+    DestinationConfig config_;
+    DestinationGuest& guest_;
+    statemachine::Machine& machine_;
+    std::mutex connection_mutex_; // held to exchange or cancel listener_ and connection_
+    std::optional<transport::Listener> listener_;
+    std::optional<transport::Connection> connection_;
+    std::optional<transport::session::Channel> channel_;
+    std::unique_ptr<DeviceRelay> relay_;
+    std::optional<Inbox> inbox_;
+    std::vector<memory::RamBlock*> blocks_; // by the source's numbers
+    std::atomic<bool> cancelled_{false};
+    bool switchover_ = false;
+    bool guest_was_running_ = true;
+    bool loaded_ = false;      // from DeviceLoaded on the source may have sent its permit
+    bool run_refused_ = false; // the permit came, and the hypervisor did not run the guest
+};
+
+} // namespace pageferry::engine

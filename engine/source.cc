@@ -1,0 +1,392 @@
+#include "engine/source.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace pageferry::engine {
+
+namespace session = transport::session;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+namespace {
+// One look for the guest's stop or the user's continue; between two of them the source goes on with dirty rounds and sees a lost
+// peer.
+constexpr milliseconds guest_wait{5};
+constexpr milliseconds user_wait{50};
+// Loading device state is the hypervisor's work and may read every disk; a dead peer is found much earlier, by its silence.
+constexpr milliseconds load_timeout{600'000};
+constexpr milliseconds farewell{50};
+} // namespace
+
+Source::Source(SourceConfig config, SourceGuest& guest, statemachine::Machine& machine)
+    : config_(std::move(config)), guest_(guest), machine_(machine), progress_(config_.page->progress), pending_(config_.blocks) {
+    std::uint64_t total = 0;
+    std::uint64_t page_size = ~0ULL;
+    for (const auto& block : config_.blocks) {
+        total += block.info().length;
+        page_size = std::min(page_size, block.info().page_size);
+    }
+    progress_.ram_total = total;
+    progress_.ram_remaining = total;
+    progress_.page_size = page_size;
+}
+
+Source::~Source() {
+    inbox_.reset();
+    relay_.reset();
+}
+
+Result<void> Source::run() {
+    auto done = migrate();
+    config_.tracker->stop();
+    if (!done) {
+        done = std::unexpected(cause(std::move(done.error())));
+        finish(done.error());
+    }
+    return done;
+}
+
+void Source::cancel() {
+    cancelled_ = true;
+    const std::lock_guard lock{connection_mutex_};
+    if (channel_) {
+        // The peer learns it in words where it can; where it cannot, it sees the connection end.
+        std::ignore = channel_->send_within(
+            session::Failure{.code = ErrorCode::cancelled, .text = "the migration was cancelled at the source"}, farewell);
+    }
+    if (connection_) {
+        connection_->cancel();
+    }
+}
+
+// The first thing that went wrong, where what is seen here is only its consequence.
+Error Source::cause(Error seen) const {
+    if (cancelled_) {
+        return make_error(ErrorCode::cancelled, "migrate", config_.uri, "cancelled");
+    }
+    if (inbox_) {
+        if (auto first = inbox_->error()) {
+            return *first;
+        }
+    }
+    return seen;
+}
+
+void Source::finish(const Error& error) {
+    using enum statemachine::Status;
+    using statemachine::Cause;
+    Result<void> moved;
+    if (permitted_) {
+        moved = machine_.transition(postcopy_paused, Cause::connection_lost, error.to_string());
+    } else if (cancelled_) {
+        moved = machine_.transition(cancelling, Cause::requested);
+    } else {
+        if (channel_) {
+            std::ignore = channel_->send_within(
+                session::Failure{.code = error.code, .text = "the source failed: " + error.to_string()}, farewell);
+        }
+        moved = machine_.transition(failing, Cause::error, error.to_string());
+    }
+    // A refusal here means that the owner was quicker (a cancel): the machine has moved on already.
+    std::ignore = moved;
+}
+
+Result<void> Source::migrate() {
+    const auto begun = steady_clock::now();
+    PAGEFERRY_TRY(connect());
+    PAGEFERRY_TRY(agree());
+    progress_.setup_us =
+        static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - begun).count());
+    PAGEFERRY_TRY(machine_.transition(statemachine::Status::active, statemachine::Cause::connected));
+    PAGEFERRY_TRY(precopy());
+    PAGEFERRY_TRY(switchover());
+    return hand_over();
+}
+
+Result<void> Source::connect() {
+    {
+        auto opened = config_.transport->open(config_.uri, config_.options);
+        if (!opened) {
+            return std::unexpected(std::move(opened.error()));
+        }
+        const std::lock_guard lock{connection_mutex_};
+        connection_.emplace(std::move(*opened));
+    }
+    if (cancelled_) {
+        connection_->cancel();
+    }
+    PAGEFERRY_TRY(connection_->connect(config_.connect_timeout, {}));
+    {
+        const std::lock_guard lock{connection_mutex_};
+        channel_.emplace(*connection_, config_.options.dead_peer);
+    }
+    inbox_.emplace(*connection_, *channel_, [this](session::Message& message) {
+        // The hypervisor's return path goes straight to its socket.
+        auto* answer = std::get_if<session::DeviceReturn>(&message);
+        auto* relay = return_path_.load(std::memory_order_acquire);
+        if (answer == nullptr || relay == nullptr) {
+            return false;
+        }
+        std::ignore = relay->write(std::move(answer->bytes)); // a closed stream shows when the rest of it is drained
+        return true;
+    });
+    return {};
+}
+
+Result<void> Source::send(const session::Message& message) {
+    return channel_->send(message);
+}
+
+template <class T>
+Result<T> Source::expect(milliseconds timeout) {
+    auto message = inbox_->wait(timeout);
+    if (!message) {
+        return std::unexpected(std::move(message.error()));
+    }
+    if (!*message) {
+        return std::unexpected(make_error(ErrorCode::timed_out, "wait for", std::string{session::name_of(session::Message{T{}})},
+                                          "the destination did not send it within " + std::to_string(timeout.count()) + " ms"));
+    }
+    if (auto* wanted = std::get_if<T>(&**message)) {
+        return std::move(*wanted);
+    }
+    return std::unexpected(make_error(ErrorCode::protocol, "wait for", std::string{session::name_of(session::Message{T{}})},
+                                      "the destination sent " + std::string{session::name_of(**message)} + " instead"));
+}
+
+Result<void> Source::agree() {
+    PAGEFERRY_TRY(send(session::Hello{.session = config_.options.session,
+                                      .epoch = config_.options.epoch,
+                                      .role = session::Role::source,
+                                      .features = 0,
+                                      .software = "pageferry " PAGEFERRY_VERSION}));
+    const auto reply = expect<session::HelloReply>(config_.options.handshake);
+    if (!reply) {
+        return std::unexpected(reply.error());
+    }
+    if (reply->session != config_.options.session || reply->version < session::version_min ||
+        reply->version > session::version_max) {
+        return std::unexpected(
+            make_error(ErrorCode::protocol, "hello", config_.uri, "the destination answered for another session or version"));
+    }
+    session::RamTable table;
+    for (std::uint32_t number = 0; const auto& block : config_.blocks) {
+        table.blocks.push_back(session::RamTableEntry{
+            .block = number++, .name = block.info().name, .length = block.info().length, .page_size = block.info().page_size});
+    }
+    PAGEFERRY_TRY(send(table));
+    return exchange_extents();
+}
+
+// From the start of tracking on every write is seen; what the files held before is pushed in the first pass; what the destination
+// holds and we do not is discarded there.
+Result<void> Source::exchange_extents() {
+    std::vector<const memory::RamBlock*> tracked;
+    std::vector<transport::MemoryBlock> shared;
+    for (const auto& block : config_.blocks) {
+        shared.push_back(transport::MemoryBlock{.block = static_cast<std::uint32_t>(tracked.size()),
+                                                .name = block.info().name,
+                                                .address = block.alias(),
+                                                .length = block.info().length,
+                                                .page_size = block.info().page_size,
+                                                .access = PF_MEMORY_PUSH_SOURCE});
+        tracked.push_back(&block);
+    }
+    PAGEFERRY_TRY(connection_->add_memory(shared));
+    PAGEFERRY_TRY(config_.tracker->start(tracked));
+    last_collect_ = steady_clock::now();
+
+    std::vector<std::vector<memory::Extent>> data;
+    for (std::size_t block = 0; block < config_.blocks.size(); ++block) {
+        auto extents = memory::data_extents(config_.blocks[block]);
+        if (!extents) {
+            return std::unexpected(std::move(extents.error()));
+        }
+        for (const auto& extent : *extents) {
+            pending_.add(memory::BlockExtent{.block = block, .extent = extent});
+        }
+        data.push_back(std::move(*extents));
+    }
+    progress_.ram_remaining = pending_.bytes();
+    progress_.ram_hole = progress_.ram_total - pending_.bytes();
+
+    for (bool last = false; !last;) {
+        auto theirs = expect<session::DataExtents>(config_.options.handshake);
+        if (!theirs) {
+            return std::unexpected(std::move(theirs.error()));
+        }
+        last = theirs->last;
+        if (theirs->block >= data.size()) {
+            return std::unexpected(
+                make_error(ErrorCode::protocol, "read DataExtents", "block " + std::to_string(theirs->block), "no such block"));
+        }
+        std::vector<memory::Extent> held;
+        for (const auto& range : theirs->ranges) {
+            held.push_back(memory::Extent{.offset = range.offset, .length = range.length});
+        }
+        const auto stale = memory::subtract(held, data[theirs->block]);
+        std::size_t sent = 0;
+        do {
+            session::Discard discard{.block = theirs->block, .last = false, .ranges = {}};
+            for (; sent < stale.size() && discard.ranges.size() < session::max_ranges; ++sent) {
+                discard.ranges.push_back(session::Range{.offset = stale[sent].offset, .length = stale[sent].length});
+            }
+            discard.last = last && sent == stale.size();
+            if (!discard.ranges.empty() || discard.last) {
+                PAGEFERRY_TRY(send(discard));
+            }
+        } while (sent < stale.size());
+    }
+    const auto done = expect<session::DiscardDone>(load_timeout);
+    if (!done) {
+        return std::unexpected(done.error());
+    }
+    progress_.lanes = connection_->counters().lanes;
+    pusher_.emplace(*connection_, progress_, config_.page->limits);
+    return {};
+}
+
+milliseconds Source::downtime_limit() const {
+    return milliseconds{config_.page->limits.downtime_limit_ms.load(std::memory_order_relaxed)};
+}
+
+// One round: what is pending, all of it, landed.
+Result<void> Source::round(bool paced) {
+    const std::uint64_t before = pusher_->bytes_pushed();
+    const auto begun = steady_clock::now();
+    ++round_;
+    progress_.dirty_sync_count = round_;
+    PAGEFERRY_TRY(pusher_->push_all(pending_, paced));
+    PAGEFERRY_TRY(pusher_->fence(config_.options.dead_peer));
+    const std::uint64_t pushed = pusher_->bytes_pushed() - before;
+    convergence_.pushed(pushed, steady_clock::now() - begun);
+    if (!paced) {
+        progress_.downtime_bytes += pushed;
+    }
+    return send(session::RoundEnd{.round = round_, .bytes = pushed});
+}
+
+Result<void> Source::precopy() {
+    PAGEFERRY_TRY(round(true));
+    for (;;) {
+        const auto left = config_.tracker->estimate();
+        if (!left) {
+            return std::unexpected(left.error());
+        }
+        const std::uint64_t fixed = config_.page->limits.switchover_bandwidth.load(std::memory_order_relaxed);
+        progress_.ram_remaining = *left;
+        progress_.expected_downtime_ms = static_cast<std::uint64_t>(convergence_.expected_downtime(*left, fixed).count());
+        if (convergence_.converged(*left, fixed, downtime_limit())) {
+            return {};
+        }
+        PAGEFERRY_TRY(collect());
+        PAGEFERRY_TRY(round(true));
+    }
+}
+
+// Dirty pages become pending; the dirty rate follows from how long they took to become so many.
+Result<void> Source::collect() {
+    dirty_.clear();
+    const auto collected = config_.tracker->collect(dirty_);
+    pending_.add(dirty_); // also on failure: what was made clean must not be lost
+    PAGEFERRY_TRY(collected);
+    const auto now = steady_clock::now();
+    const double seconds = std::chrono::duration<double>(now - std::exchange(last_collect_, now)).count();
+    if (seconds > 0) {
+        const double pages = static_cast<double>(pending_.bytes()) / static_cast<double>(progress_.page_size.load());
+        progress_.dirty_pages_rate = static_cast<std::uint64_t>(pages / seconds);
+    }
+    progress_.ram_remaining = pending_.bytes();
+    return {};
+}
+
+Result<void> Source::wait_until_stopped() {
+    for (;;) {
+        const auto stopped = guest_.stopped(guest_wait);
+        if (!stopped) {
+            return std::unexpected(stopped.error());
+        }
+        if (*stopped) {
+            return {};
+        }
+        // The guest still runs: what it writes meanwhile goes now, or the rest would be more than was reckoned with.
+        PAGEFERRY_TRY(collect());
+        PAGEFERRY_TRY(round(true));
+    }
+}
+
+Result<void> Source::switchover() {
+    auto save = guest_.start_device_save();
+    if (!save) {
+        return std::unexpected(std::move(save.error()));
+    }
+    auto relay = DeviceRelay::create(std::move(save->stream), [this](std::span<const std::byte> bytes) {
+        progress_.device_bytes += bytes.size();
+        return send(session::DeviceState{.bytes = {bytes.begin(), bytes.end()}});
+    });
+    if (!relay) {
+        return std::unexpected(std::move(relay.error()));
+    }
+    relay_ = std::move(*relay);
+    return_path_.store(relay_.get(), std::memory_order_release);
+    PAGEFERRY_TRY(relay_->begin());
+    PAGEFERRY_TRY(wait_until_stopped());
+    stopped_at_ = steady_clock::now();
+    PAGEFERRY_TRY(send(session::Switchover{.running = save->was_running}));
+
+    if (config_.pause_before_switchover) {
+        PAGEFERRY_TRY(machine_.transition(statemachine::Status::pre_switchover, statemachine::Cause::stopped));
+    }
+    PAGEFERRY_TRY(collect());
+    PAGEFERRY_TRY(round(false));
+    if (config_.pause_before_switchover) {
+        for (bool go = false; !go;) {
+            const auto continued = guest_.continued(user_wait);
+            if (!continued) {
+                return std::unexpected(continued.error());
+            }
+            if (auto lost = inbox_->error()) {
+                return std::unexpected(*lost);
+            }
+            go = *continued;
+        }
+        // Storage jobs may have written to guest RAM while the user was asked.
+        PAGEFERRY_TRY(collect());
+        PAGEFERRY_TRY(round(false));
+    }
+    PAGEFERRY_TRY(machine_.transition(statemachine::Status::device, statemachine::Cause::stopped));
+    PAGEFERRY_TRY(guest_.finish_device_save());
+    PAGEFERRY_TRY(relay_->drain(config_.options.dead_peer));
+    // Saving device state may have written guest RAM: one more scan after it, and a fence behind everything.
+    PAGEFERRY_TRY(collect());
+    PAGEFERRY_TRY(round(false));
+    return send(session::RamFinal{.device_state_bytes = relay_->bytes_read()});
+}
+
+Result<void> Source::hand_over() {
+    const auto loaded = expect<session::DeviceLoaded>(load_timeout);
+    if (!loaded) {
+        return std::unexpected(loaded.error());
+    }
+    PAGEFERRY_TRY(guest_.commit());
+    permitted_ = true;
+    PAGEFERRY_TRY(send(session::Permit{}));
+    const auto running = expect<session::Running>(load_timeout);
+    if (!running) {
+        // The one certain word that it never ran there.
+        if (running.error().code == ErrorCode::refused) {
+            permitted_ = false;
+        }
+        return std::unexpected(running.error());
+    }
+    progress_.downtime_us = static_cast<std::uint64_t>(
+        std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - stopped_at_).count());
+    progress_.ram_remaining = 0;
+    inbox_->expect_end();
+    PAGEFERRY_TRY(machine_.transition(statemachine::Status::completed, statemachine::Cause::finished));
+    std::ignore = send(session::Goodbye{}); // the destination runs; whether it hears this changes nothing
+    return {};
+}
+
+} // namespace pageferry::engine

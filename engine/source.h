@@ -1,0 +1,95 @@
+// The source of a migration: precopy, switchover, hand-over.
+//
+//   connect → agree (hello, RAM tables, what to discard) → precopy (first pass over data, dirty rounds) → switchover (device
+//   state, last pages, fence) → hand over (loaded, permit, running)
+//
+// Up to the permit any failure leaves the guest as it was: nothing of its memory was changed, and the owner of the guest resumes
+// it. After the permit it never runs here again by itself. Threads: run() on the engine's thread; cancel() by any thread.
+#pragma once
+
+#include "engine/control_page.h"
+#include "engine/convergence.h"
+#include "engine/device_relay.h"
+#include "engine/guest.h"
+#include "engine/inbox.h"
+#include "engine/pending_pages.h"
+#include "engine/pusher.h"
+#include "memory/dirty_tracker.h"
+#include "memory/ram_block.h"
+#include "statemachine/machine.h"
+#include "transport/connection.h"
+#include "transport/session/channel.h"
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace pageferry::engine {
+
+struct SourceConfig {
+    std::vector<memory::RamBlock> blocks;
+    std::unique_ptr<memory::DirtyTracker> tracker;
+    std::optional<transport::Transport> transport;
+    std::string uri;
+    transport::Options options;
+    transport::Milliseconds connect_timeout{30'000};
+    bool pause_before_switchover = false;
+    ControlPage* page = nullptr; // outlives the source
+};
+
+class Source {
+public:
+    Source(SourceConfig config, SourceGuest& guest, statemachine::Machine& machine);
+    ~Source();
+    Source(const Source&) = delete;
+    Source& operator=(const Source&) = delete;
+
+    // The whole migration. At the end the machine is `completed`, or `failing` (the owner resumes the guest and goes on to
+    // `failed`), or `cancelling` after cancel(), or `postcopy-paused` when the peer was lost after the permit.
+    Result<void> run();
+    // Ends run() within 100 ms, whatever it waits for in here; the guest's own waits are the owner's to end.
+    void cancel();
+
+private:
+    Result<void> migrate();
+    Result<void> connect();
+    Result<void> agree();
+    Result<void> exchange_extents();
+    Result<void> precopy();
+    Result<void> collect();
+    Result<void> round(bool paced);
+    Result<void> switchover();
+    Result<void> wait_until_stopped();
+    Result<void> hand_over();
+    Result<void> send(const transport::session::Message& message);
+    template <class T>
+    Result<T> expect(std::chrono::milliseconds timeout);
+    void finish(const Error& error);
+    [[nodiscard]] std::chrono::milliseconds downtime_limit() const;
+    [[nodiscard]] Error cause(Error seen) const;
+
+    SourceConfig config_;
+    SourceGuest& guest_;
+    statemachine::Machine& machine_;
+    Progress& progress_;
+    std::mutex connection_mutex_; // held to use channel_ from cancel()
+    std::optional<transport::Connection> connection_;
+    std::optional<transport::session::Channel> channel_;
+    std::unique_ptr<DeviceRelay> relay_;
+    std::atomic<DeviceRelay*> return_path_{nullptr}; // relay_, for the inbox's thread
+    std::optional<Inbox> inbox_;
+    std::optional<Pusher> pusher_;
+    PendingPages pending_;
+    Convergence convergence_;
+    std::vector<memory::BlockExtent> dirty_; // of one round; kept for its memory
+    std::uint64_t round_ = 0;
+    std::chrono::steady_clock::time_point last_collect_;
+    std::chrono::steady_clock::time_point stopped_at_;
+    std::atomic<bool> cancelled_{false};
+    bool permitted_ = false;
+};
+
+} // namespace pageferry::engine

@@ -1,0 +1,66 @@
+// What the monitor process and the mover say to each other.
+//
+// monitor → mover: start (first, with descriptors), cancel, continue, guest {stopped | loaded}, reply {id, error?, running?} (+
+// one descriptor) mover → monitor: listening {uri}, status {to, cause, error}, request {id, what}, turned-away {error}, ended
+//
+// The monitor process holds nothing of what a mover says for true but what the state table allows: a mover reads a peer's bytes.
+// Pure; any thread.
+#pragma once
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "memory/ram_block.h"
+#include "statemachine/machine.h"
+#include "transport/connection.h"
+
+#include <nlohmann/json.hpp>
+
+#include <chrono>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace pageferry::hypervisor {
+
+struct LinkMessage {
+    nlohmann::json body; // an object
+    std::vector<Fd> fds;
+
+    [[nodiscard]] std::string text(std::string_view key) const; // empty: not there, or no text
+    [[nodiscard]] std::uint64_t number(std::string_view key) const;
+    [[nodiscard]] bool flag(std::string_view key) const;
+};
+
+// What a mover is told first. Descriptors go along in this order: control page, userfaultfd, pagemap, clear_refs (each where the
+// flag says so), then one for each block.
+struct MoverStart {
+    statemachine::Side side = statemachine::Side::source;
+    std::string uri;
+    transport::SessionId session{};
+    unsigned lanes = 2;
+    std::chrono::milliseconds dead_peer{10'000};
+    std::chrono::milliseconds connect_timeout{30'000};
+    bool pause_before_switchover = false;
+    std::vector<std::string> transport_path;
+    std::vector<memory::RamBlockInfo> blocks;
+    bool has_userfaultfd = false;
+    bool has_pagemap = false;
+    bool has_clear_refs = false;
+};
+
+nlohmann::json to_json(const MoverStart& start);
+Result<MoverStart> mover_start_from(const nlohmann::json& body);
+
+nlohmann::json to_json(const Error& error);
+Error error_from(const nlohmann::json& object);
+
+// What the mover may ask for; the names go over the link.
+namespace request {
+inline constexpr std::string_view start_device_save = "start-device-save";
+inline constexpr std::string_view finish_device_save = "finish-device-save";
+inline constexpr std::string_view commit = "commit";
+inline constexpr std::string_view start_device_load = "start-device-load";
+inline constexpr std::string_view run = "run";
+} // namespace request
+
+} // namespace pageferry::hypervisor

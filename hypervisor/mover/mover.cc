@@ -1,0 +1,255 @@
+#include "hypervisor/mover/mover.h"
+
+#include "hypervisor/mover/privileges.h"
+#include "transport/loader.h"
+#include "transport/uri.h"
+
+#include <spdlog/spdlog.h>
+
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+
+#include <array>
+#include <cerrno>
+#include <filesystem>
+#include <new>
+
+namespace pageferry::hypervisor {
+
+using statemachine::Cause;
+using statemachine::Side;
+using statemachine::Status;
+
+namespace {
+constexpr std::chrono::milliseconds start_timeout{10'000};
+} // namespace
+
+Mover::~Mover() {
+    if (engine_.joinable()) {
+        cancel_engine();
+        engine_.join();
+    }
+    source_.reset();
+    destination_.reset();
+    if (page_ != nullptr) {
+        ::munmap(page_, engine::ControlPage::size);
+    }
+}
+
+Result<void> Mover::run() {
+    if (auto prepared = prepare(); !prepared) {
+        // Nothing was begun: the monitor process answers its user with this.
+        spdlog::error("{}", prepared.error().to_string());
+        std::ignore = link_.send({{"type", "refused"}, {"error", to_json(prepared.error())}});
+        return prepared;
+    }
+    start_engine();
+    return serve();
+}
+
+Result<void> Mover::prepare() {
+    PAGEFERRY_TRY(drop_privileges());
+    auto message = link_.receive(start_timeout);
+    if (!message) {
+        return std::unexpected(std::move(message.error()));
+    }
+    if (!*message) {
+        return std::unexpected(make_error(ErrorCode::timed_out, "wait for", "start message", "the monitor process sent none"));
+    }
+    auto start = mover_start_from((*message)->body);
+    if (!start) {
+        return std::unexpected(std::move(start.error()));
+    }
+    auto& fds = (*message)->fds;
+    const std::size_t handles =
+        1U + (start->has_userfaultfd ? 1U : 0U) + (start->has_pagemap ? 1U : 0U) + (start->has_clear_refs ? 1U : 0U);
+    if (fds.size() != handles + start->blocks.size()) {
+        return std::unexpected(
+            make_error(ErrorCode::protocol, "read", "start message", std::to_string(fds.size()) + " descriptors came with it"));
+    }
+    std::size_t next = 0;
+    PAGEFERRY_TRY(map_control_page(fds[next++]));
+    memory::TrackingHandles tracking;
+    if (start->has_userfaultfd) {
+        tracking.userfaultfd = std::move(fds[next++]);
+    }
+    if (start->has_pagemap) {
+        tracking.pagemap = std::move(fds[next++]);
+    }
+    if (start->has_clear_refs) {
+        tracking.clear_refs = std::move(fds[next++]);
+    }
+    std::vector<memory::RamBlock> blocks;
+    for (const auto& info : start->blocks) {
+        auto block = memory::RamBlock::map(info, std::move(fds[next++]));
+        if (!block) {
+            return std::unexpected(std::move(block.error()));
+        }
+        blocks.push_back(std::move(*block));
+    }
+    machine_.emplace(start->side, events_);
+    PAGEFERRY_TRY(machine_->transition(Status::setup, Cause::requested));
+    done_ = Fd{::eventfd(0, EFD_CLOEXEC)};
+    if (!done_) {
+        return std::unexpected(errno_error(errno, "eventfd", "mover"));
+    }
+    return start->side == Side::source ? prepare_source(*start, std::move(tracking), std::move(blocks))
+                                       : prepare_destination(*start, std::move(blocks));
+}
+
+Result<void> Mover::map_control_page(const Fd& memory) {
+    void* mapped = ::mmap(nullptr, engine::ControlPage::size, PROT_READ | PROT_WRITE, MAP_SHARED, memory.get(), 0);
+    if (mapped == MAP_FAILED) {
+        return std::unexpected(errno_error(errno, "mmap", "control page"));
+    }
+    // The monitor process made the object in this memory: every field is a lock-free atomic, the same in both processes.
+    page_ = std::launder(static_cast<engine::ControlPage*>(mapped));
+    return {};
+}
+
+namespace {
+
+Result<transport::Transport> load_transport(const MoverStart& start) {
+    std::vector<std::filesystem::path> first{start.transport_path.begin(), start.transport_path.end()};
+    const auto uri = transport::parse_uri(start.uri);
+    if (!uri) {
+        return std::unexpected(uri.error());
+    }
+    return transport::load(uri->scheme, first);
+}
+
+transport::Options options_of(const MoverStart& start) {
+    return transport::Options{.lanes = start.lanes,
+                              .dead_peer = start.dead_peer,
+                              .handshake = start.dead_peer,
+                              .queue_depth = 0,
+                              .epoch = 0,
+                              .session = start.session};
+}
+
+} // namespace
+
+Result<void> Mover::prepare_source(MoverStart& start, memory::TrackingHandles handles, std::vector<memory::RamBlock> blocks) {
+    auto tracker = memory::make_dirty_tracker(std::move(handles));
+    if (!tracker) {
+        return std::unexpected(std::move(tracker.error()));
+    }
+    auto transport = load_transport(start);
+    if (!transport) {
+        return std::unexpected(std::move(transport.error()));
+    }
+    spdlog::info("source: {} by {}, dirty tracking by {}", start.uri, transport->name(), (*tracker)->name());
+    source_ = std::make_unique<engine::Source>(engine::SourceConfig{.blocks = std::move(blocks),
+                                                                    .tracker = std::move(*tracker),
+                                                                    .transport = std::move(*transport),
+                                                                    .uri = start.uri,
+                                                                    .options = options_of(start),
+                                                                    .connect_timeout = start.connect_timeout,
+                                                                    .pause_before_switchover = start.pause_before_switchover,
+                                                                    .page = page_},
+                                               port_, *machine_);
+    return link_.send({{"type", "ready"}});
+}
+
+Result<void> Mover::prepare_destination(MoverStart& start, std::vector<memory::RamBlock> blocks) {
+    auto transport = load_transport(start);
+    if (!transport) {
+        return std::unexpected(std::move(transport.error()));
+    }
+    auto options = options_of(start);
+    options.session = {}; // whichever source comes first
+    destination_ = std::make_unique<engine::Destination>(
+        engine::DestinationConfig{.blocks = std::move(blocks),
+                                  .transport = std::move(*transport),
+                                  .uri = start.uri,
+                                  .options = options,
+                                  .page = page_,
+                                  .turned_away = [](const Error& error) { spdlog::warn("turned away: {}", error.to_string()); }},
+        port_, *machine_);
+    const auto uri = destination_->listen();
+    if (!uri) {
+        return std::unexpected(uri.error());
+    }
+    spdlog::info("destination: listening on {}", *uri);
+    return link_.send({{"type", "ready"}, {"uri", *uri}});
+}
+
+void Mover::start_engine() {
+    engine_ = std::thread{[this] {
+        const auto result = source_ ? source_->run() : destination_->run();
+        if (result) {
+            spdlog::info("the migration has completed");
+        } else {
+            spdlog::error("{}", result.error().to_string());
+        }
+        const std::uint64_t one = 1;
+        [[maybe_unused]] const auto written = ::write(done_.get(), &one, sizeof one);
+    }};
+    pthread_setname_np(engine_.native_handle(), "pf-engine");
+}
+
+void Mover::cancel_engine() {
+    port_.cancel();
+    if (source_) {
+        source_->cancel();
+    }
+    if (destination_) {
+        destination_->cancel();
+    }
+}
+
+Result<void> Mover::serve() {
+    for (;;) {
+        std::array<pollfd, 3> polled{pollfd{.fd = link_.fd(), .events = POLLIN, .revents = 0},
+                                     pollfd{.fd = events_.readable_fd(), .events = POLLIN, .revents = 0},
+                                     pollfd{.fd = done_.get(), .events = POLLIN, .revents = 0}};
+        if (::poll(polled.data(), polled.size(), -1) < 0 && errno != EINTR) {
+            return std::unexpected(errno_error(errno, "poll", "mover"));
+        }
+        const bool ended = polled[2].revents != 0;
+        PAGEFERRY_TRY(report_states());
+        if (ended) {
+            return link_.send({{"type", "ended"}});
+        }
+        if (polled[0].revents != 0) {
+            if (auto taken = take_message(); !taken) {
+                // Nobody owns the guest any more: stop at once; what the peer must know it sees by our end.
+                port_.lost();
+                return taken;
+            }
+        }
+    }
+}
+
+Result<void> Mover::take_message() {
+    auto message = link_.receive(std::chrono::milliseconds{0});
+    if (!message) {
+        return std::unexpected(std::move(message.error()));
+    }
+    if (!*message) {
+        return {};
+    }
+    if ((*message)->text("type") == "cancel") {
+        cancel_engine();
+    } else {
+        port_.deliver(std::move(**message));
+    }
+    return {};
+}
+
+Result<void> Mover::report_states() {
+    while (auto event = events_.take()) {
+        if (event->to == Status::setup) {
+            continue; // the monitor process has said so itself
+        }
+        PAGEFERRY_TRY(link_.send({{"type", "status"},
+                                  {"to", std::string{statemachine::name_of(event->to)}},
+                                  {"cause", std::string{statemachine::name_of(event->cause)}},
+                                  {"error", event->error}}));
+    }
+    return {};
+}
+
+} // namespace pageferry::hypervisor

@@ -1,0 +1,52 @@
+// One migration in one process: the engine on a thread of its own, and the main thread between it and the monitor process.
+//
+// Threads: made, run and unmade by the main thread.
+#pragma once
+
+#include "engine/control_page.h"
+#include "engine/destination.h"
+#include "engine/source.h"
+#include "hypervisor/link/link.h"
+#include "hypervisor/link/messages.h"
+#include "hypervisor/mover/monitor_port.h"
+#include "statemachine/machine.h"
+
+#include <memory>
+#include <optional>
+#include <thread>
+
+namespace pageferry::hypervisor {
+
+class Mover {
+public:
+    explicit Mover(Link link) : link_(std::move(link)), port_(link_) {}
+    ~Mover();
+    Mover(const Mover&) = delete;
+    Mover& operator=(const Mover&) = delete;
+
+    // From the start message to the end of the migration; what was reported to the monitor process is the result.
+    Result<void> run();
+
+private:
+    Result<void> prepare();
+    Result<void> prepare_source(MoverStart& start, memory::TrackingHandles handles, std::vector<memory::RamBlock> blocks);
+    Result<void> prepare_destination(MoverStart& start, std::vector<memory::RamBlock> blocks);
+    Result<void> map_control_page(const Fd& memory);
+    void start_engine();
+    Result<void> serve();
+    Result<void> take_message();
+    Result<void> report_states();
+    void cancel_engine();
+
+    Link link_;
+    MonitorPort port_;
+    engine::ControlPage* page_ = nullptr;
+    statemachine::EventQueue events_;
+    std::optional<statemachine::Machine> machine_;
+    std::unique_ptr<engine::Source> source_;
+    std::unique_ptr<engine::Destination> destination_;
+    Fd done_; // eventfd: the engine's thread has ended
+    std::thread engine_;
+};
+
+} // namespace pageferry::hypervisor

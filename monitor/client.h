@@ -38,18 +38,20 @@ Result<QmpAddress> parse_qmp_address(std::string_view text);
 
 class QmpClient {
 public:
-    // Connects, reads the greeting, leaves capability negotiation. Errors: invalid_argument (the address); refused, not_found, permission,
-    // unreachable (no monitor there); timed_out (it does not greet: a QMP monitor serves one client at a time); protocol (no QMP).
+    // Connects, reads the greeting, leaves capability negotiation. Errors: invalid_argument (the address); refused, not_found,
+    // permission, unreachable (no monitor there); timed_out (it does not greet: a QMP monitor serves one client at a time);
+    // protocol (no QMP).
     static Result<QmpClient> connect(const std::string& address, Deadline deadline);
 
-    // The reply's `return`. An error reply is code `refused` with operation = the command, object = QEMU's class, reason = its desc,
-    // word for word. Other codes: closed, timed_out, protocol, io, cancelled (see interrupt_on).
+    // The reply's `return`. An error reply is code `refused` with operation = the command, object = QEMU's class, reason = its
+    // desc, word for word. Other codes: closed, timed_out, protocol, io, cancelled (see interrupt_on).
     Result<nlohmann::json> execute(std::string_view command, const nlohmann::json& arguments, Deadline deadline);
 
     // The oldest event not yet given; empty when none came in time (a deadline in the past asks and does not wait).
     Result<std::optional<QmpEvent>> next_event(Deadline deadline);
 
-    // While `fd` (not owned; -1: none) is readable, every call that would wait answers `cancelled` instead. The connection stays usable.
+    // While `fd` (not owned; -1: none) is readable, every call that would wait answers `cancelled` instead. The connection stays
+    // usable.
     void interrupt_on(int fd) { interrupt_ = fd; }
 
     // For poll(2) together with other descriptors. Ask next_event() first: events may be waiting in the client.
@@ -70,8 +72,8 @@ private:
     Fd socket_;
     std::string address_;
     nlohmann::json greeting_;
-    std::string unread_;            // bytes after the last whole line
-    std::size_t searched_ = 0;      // of unread_, known to hold no line end
+    std::string unread_;       // bytes after the last whole line
+    std::size_t searched_ = 0; // of unread_, known to hold no line end
     std::deque<QmpEvent> events_;
     std::uint64_t last_id_ = 0;
     int interrupt_ = -1;

@@ -1,0 +1,39 @@
+// The exit codes of `pageferry`, the only place that names them; `pageferry --help` and docs/cli.md print the same list.
+//
+// Pure data; any thread.
+#pragma once
+
+#include <array>
+
+namespace pageferry::cli {
+
+enum ExitCode : int {
+    exit_ok = 0,
+    exit_failed = 1,
+    exit_usage = 2,
+    exit_unreachable = 3,
+    exit_cancelled = 4,
+    exit_timeout = 5,
+    exit_paused = 6,
+    exit_refused = 7,
+    exit_left = 130,
+};
+
+struct ExitCodeText {
+    ExitCode code;
+    const char* text;
+};
+
+inline constexpr std::array<ExitCodeText, 9> exit_code_texts{{
+    {exit_ok, "what was asked for is done"},
+    {exit_failed, "the migration failed; the guest runs on at the source"},
+    {exit_usage, "the command line is wrong; nothing was sent"},
+    {exit_unreachable, "the monitor cannot be reached, went away, or does not answer"},
+    {exit_cancelled, "the migration was cancelled; the guest runs on at the source"},
+    {exit_timeout, "--timeout passed; the migration was cancelled"},
+    {exit_paused, "a postcopy migration lost its connection (postcopy-paused) and waits for recovery"},
+    {exit_refused, "the monitor refused a command; no migration was started or changed"},
+    {exit_left, "left on a second Ctrl-C, while the migration goes on or is still being cancelled"},
+}};
+
+} // namespace pageferry::cli

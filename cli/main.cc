@@ -1,0 +1,199 @@
+// The pageferry command: reads the command line and calls the subcommand.
+#include "cli/commands.h"
+#include "cli/units.h"
+
+#ifdef PAGEFERRY_HAVE_QEMU
+#include "hypervisor/qemu/launcher.h"
+#endif
+
+#include <CLI/CLI.hpp>
+
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace pageferry;
+using namespace pageferry::cli;
+
+std::string exit_codes_help() {
+    std::string text = "Exit codes:\n";
+    for (const auto& [code, meaning] : exit_code_texts) {
+        std::string number = std::to_string(code);
+        text += "  " + std::string(number.size() < 3 ? 3 - number.size() : 0, ' ') + number + "  " + meaning + "\n";
+    }
+    return text;
+}
+
+constexpr const char* examples = R"(Examples:
+  # destination host: a guest that waits for its migration
+  pageferry qemu -- qemu-system-x86_64 -m 4G -drive file=disk.qcow2 -qmp unix:/run/vm.qmp,server=on,wait=off -incoming tcp:0:4444
+  # source host
+  pageferry qemu -- qemu-system-x86_64 -m 4G -drive file=disk.qcow2 -qmp unix:/run/vm.qmp,server=on,wait=off
+  pageferry migrate --qmp /run/vm.qmp tcp:dst.example:4444
+  # another window, or a script
+  pageferry status --qmp /run/vm.qmp --json
+  pageferry cancel --qmp /run/vm.qmp
+
+Every subcommand has its own --help. Environment: PAGEFERRY_TRANSPORT_PATH, directories with transport plugins.
+)";
+
+constexpr const char* migrate_examples = R"(Examples:
+  pageferry migrate --qmp /run/vm.qmp tcp:dst.example:4444
+  pageferry migrate --qmp /run/vm.qmp --downtime-limit 50 --max-bandwidth 2G/s --lanes 4 'tcp:[2001:db8::7]:4444'
+  pageferry migrate --qmp tcp:localhost:4000 --capability auto-converge=on --parameter cpu-throttle-initial=30 tcp:dst:4444
+  pageferry migrate --qmp /run/vm.qmp --json --timeout 600 tcp:dst:4444 | jq -r .status
+
+Against plain QEMU, several lanes need --capability multifd=on on both sides.
+)";
+
+void add_monitor_options(CLI::App& command, MonitorOptions& options, bool follows) {
+    command.add_option("--qmp", options.address, "The guest's QMP monitor: a path, unix:PATH or tcp:HOST:PORT")
+        ->required()
+        ->type_name("ADDRESS");
+    command.add_flag("--json", options.json, "One JSON object a line (always so when the output is no terminal)");
+    command
+        .add_option_function<double>(
+            "--connect-timeout",
+            [&options](const double& seconds) {
+                options.connect_timeout = std::chrono::milliseconds{static_cast<long long>(seconds * 1000)};
+            },
+            "Longest wait for the monitor's greeting, seconds (default 5)")
+        ->check(CLI::Range(0.001, 86'400.0))
+        ->type_name("S");
+    if (follows) {
+        command
+            .add_option_function<unsigned>(
+                "--interval", [&options](const unsigned& ms) { options.interval = std::chrono::milliseconds{ms}; },
+                "Time between figures, milliseconds (default 200 on a terminal, 1000 in JSON)")
+            ->check(CLI::Range(20U, 3'600'000U))
+            ->type_name("MS");
+    }
+}
+
+void add_migrate_options(CLI::App& command, MigrateOptions& options) {
+    add_monitor_options(command, options.monitor, true);
+    command.add_option("URI", options.uri, "Where to: tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH")->required()->type_name("");
+    command.add_option("--capability", options.settings.capabilities, "Switches a migration capability (repeatable)")
+        ->type_name("NAME=on|off")
+        ->allow_extra_args(false)
+        ->check([](const std::string& text) {
+            return parse_capability(text) ? std::string{} : parse_capability(text).error().to_string();
+        });
+    command.add_option("--parameter", options.settings.parameters, "Sets a migration parameter (repeatable)")
+        ->type_name("NAME=VALUE")
+        ->allow_extra_args(false)
+        ->check([](const std::string& text) {
+            return parse_assignment(text) ? std::string{} : parse_assignment(text).error().to_string();
+        });
+    command
+        .add_option_function<std::uint64_t>(
+            "--downtime-limit", [&options](const std::uint64_t& ms) { options.settings.downtime_limit = ms; },
+            "Longest time the guest may stand still, milliseconds")
+        ->type_name("MS");
+    command
+        .add_option_function<std::string>(
+            "--max-bandwidth",
+            [&options](const std::string& text) { options.settings.max_bandwidth = parse_size(text).value_or(0); },
+            "Bytes per second at most, such as 500M or 1.5G/s; 0: no limit")
+        ->type_name("SIZE/s")
+        ->check([](const std::string& text) { return parse_size(text) ? std::string{} : parse_size(text).error().to_string(); });
+    command
+        .add_option_function<unsigned>(
+            "--lanes", [&options](const unsigned& lanes) { options.settings.lanes = lanes; },
+            "Connections that carry pages side by side (parameter multifd-channels)")
+        ->type_name("N")
+        ->check(CLI::Range(1U, 255U));
+    CLI::Option* detach = command.add_flag("--detach", options.detach, "Starts the migration and does not follow it");
+    command
+        .add_option_function<double>(
+            "--timeout",
+            [&options](const double& seconds) {
+                options.timeout = std::chrono::milliseconds{static_cast<long long>(seconds * 1000)};
+            },
+            "Cancels the migration when it takes longer, seconds")
+        ->check(CLI::Range(0.001, 1e8))
+        ->type_name("S")
+        ->excludes(detach);
+    command.footer(std::string{migrate_examples} + "\n" + exit_codes_help());
+}
+
+int run(int argc, char** argv) {
+    CLI::App app{"Live migration over RDMA, with a TCP fallback, for the QEMU people already run.", "pageferry"};
+    app.set_version_flag("--version", "pageferry " PAGEFERRY_VERSION);
+    app.require_subcommand(1);
+    app.footer(std::string{examples} + "\n" + exit_codes_help());
+    ExitCode code = exit_ok;
+
+#ifdef PAGEFERRY_HAVE_QEMU
+    std::vector<std::string> qemu_arguments;
+    CLI::App* qemu =
+        app.add_subcommand("qemu", "Runs a QEMU whose migrations Pageferry carries out: a drop-in for the QEMU binary");
+    qemu->prefix_command();
+    qemu->usage("Usage: pageferry qemu -- QEMU [QEMU'S OPTIONS]");
+    qemu->footer(
+        "Everything behind -- is QEMU's own command line, its monitors included.\n"
+        "Example:\n  pageferry qemu -- qemu-system-x86_64 -m 4G -qmp unix:/run/vm.qmp,server=on,wait=off -incoming defer\n");
+#endif
+
+    MigrateOptions migrate_options;
+    CLI::App* migrate = app.add_subcommand("migrate", "Starts a migration and follows it to its end");
+    add_migrate_options(*migrate, migrate_options);
+    migrate->callback([&] { code = run_migrate(migrate_options); });
+
+    MonitorOptions watch_options;
+    CLI::App* watch =
+        app.add_subcommand("watch", "Follows the migration that is under way, or the next one; Ctrl-C leaves it alone");
+    add_monitor_options(*watch, watch_options, true);
+    watch->footer("Example:\n  pageferry watch --qmp /run/vm.qmp\n\n" + exit_codes_help());
+    watch->callback([&] { code = run_watch(watch_options); });
+
+    MonitorOptions status_options;
+    CLI::App* status = app.add_subcommand("status", "Prints how the migration stands, and ends");
+    add_monitor_options(*status, status_options, false);
+    status->footer("Example:\n  pageferry status --qmp /run/vm.qmp --json | jq .percent\n\n" + exit_codes_help());
+    status->callback([&] { code = run_status(status_options); });
+
+    MonitorOptions cancel_options;
+    CLI::App* cancel = app.add_subcommand("cancel", "Cancels the migration that is under way and waits until that is done");
+    add_monitor_options(*cancel, cancel_options, true);
+    cancel->footer("Exit code 0 when nothing is under way any more, 1 when the migration had completed before.\n\nExample:\n  "
+                   "pageferry cancel --qmp "
+                   "/run/vm.qmp\n\n" +
+                   exit_codes_help());
+    cancel->callback([&] { code = run_cancel(cancel_options); });
+
+#ifdef PAGEFERRY_HAVE_QEMU
+    // QEMU's options look like ours (-m, --version), so its command line is taken away before ours is read.
+    if (argc > 2 && std::string_view{argv[1]} == "qemu" && std::string_view{argv[2]} == "--") {
+        qemu_arguments.assign(argv + 3, argv + argc);
+        if (!qemu_arguments.empty()) {
+            return pageferry::hypervisor::run_qemu(std::move(qemu_arguments));
+        }
+    }
+    qemu->callback([&] {
+        std::fputs("pageferry qemu: QEMU's command line is missing; write: pageferry qemu -- qemu-system-x86_64 ...\n", stderr);
+        code = exit_usage;
+    });
+#endif
+
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error) == 0 ? exit_ok : exit_usage;
+    }
+    return code;
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    try {
+        return run(argc, argv);
+    } catch (const std::exception& error) { // CLI11 and the containers may throw; nothing of ours does
+        std::fprintf(stderr, "pageferry: %s\n", error.what());
+        return exit_failed;
+    }
+}

@@ -1,0 +1,181 @@
+#include "cli/render.h"
+
+#include "cli/units.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+
+namespace pageferry::cli {
+
+namespace {
+
+constexpr std::size_t bar_width = 20;
+
+std::string bar(double percent) {
+    const auto full = static_cast<std::size_t>(percent / 100.0 * static_cast<double>(bar_width));
+    std::string text = "[" + std::string(std::min(full, bar_width), '#');
+    text.resize(bar_width + 1, '.');
+    return text + "]";
+}
+
+std::string percent_text(double percent) {
+    std::array<char, 16> text{};
+    // 100 % is said only when it is true.
+    std::snprintf(text.data(), text.size(), "%5.1f%%", percent < 100 ? std::min(percent, 99.9) : 100.0);
+    return text.data();
+}
+
+struct Part {
+    int rank; // 0 stays always; the highest goes first
+    std::string text;
+};
+
+std::string join(const std::vector<Part>& parts, int highest_rank) {
+    std::string line;
+    for (const Part& part : parts) {
+        if (part.rank <= highest_rank) {
+            line += (line.empty() ? "" : "  ") + part.text;
+        }
+    }
+    return line;
+}
+
+std::string row(std::string_view label, const std::string& value) {
+    std::string line{label};
+    line.resize(std::max<std::size_t>(label.size() + 1, 20), ' ');
+    return line + value + "\n";
+}
+
+// A monitor's words must not move the cursor or break the line.
+std::string printable(std::string_view text) {
+    std::string clean;
+    for (const char c : text) {
+        const auto byte = static_cast<unsigned char>(c);
+        clean += byte < 0x20 || byte == 0x7f ? ' ' : c;
+    }
+    return clean;
+}
+
+} // namespace
+
+std::string render_live_line(const ProgressView& view, std::size_t width) {
+    const Snapshot& now = view.snapshot;
+    std::vector<Part> parts{{0, printable(now.status)}};
+    if (view.percent) {
+        parts.push_back({4, bar(*view.percent)});
+        parts.push_back({0, percent_text(*view.percent)});
+    }
+    if (now.remaining) {
+        parts.push_back({3, format_size(*now.remaining) + " left"});
+    }
+    if (view.rate) {
+        parts.push_back({1, format_rate(*view.rate)});
+    }
+    if (now.dirty_rate) {
+        parts.push_back({5, "dirty " + format_rate(*now.dirty_rate)});
+    }
+    if (view.eta) {
+        parts.push_back({2, "ETA " + format_duration(*view.eta)});
+    } else if (!view.converges) {
+        parts.push_back({2, "ETA never at this dirty rate"});
+    }
+    if (now.expected_downtime) {
+        parts.push_back({6, "downtime ~" + format_duration(*now.expected_downtime)});
+    }
+    if (view.lanes) {
+        parts.push_back({7, std::to_string(*view.lanes) + (*view.lanes == 1 ? " lane" : " lanes")});
+    }
+    std::string line;
+    for (int rank = 7; rank >= 0; --rank) {
+        line = join(parts, rank);
+        if (line.size() <= width) {
+            return line;
+        }
+    }
+    return line.substr(0, width);
+}
+
+std::string render_state_line(const StateChange& change) {
+    return format_clock(change.time) + "  " + (change.run_state ? "(guest) " : "") + printable(change.status);
+}
+
+std::optional<double> average_rate(const Summary& summary) {
+    if (!summary.last.transferred) {
+        return std::nullopt;
+    }
+    const auto time = summary.last.total_time.value_or(summary.watched);
+    if (time.count() <= 0) {
+        return std::nullopt;
+    }
+    return static_cast<double>(*summary.last.transferred) * 1000 / static_cast<double>(time.count());
+}
+
+std::string render_summary(const Summary& summary) {
+    const Snapshot& last = summary.last;
+    std::string text = row("result", printable(last.status) + (summary.timed_out ? " (--timeout passed)" : ""));
+    text += row("total time", format_duration(last.total_time.value_or(summary.watched)));
+    if (last.downtime) {
+        text += row("downtime", format_duration(*last.downtime));
+    }
+    if (last.transferred) {
+        text += row("transferred", format_size(*last.transferred));
+    }
+    if (const auto rate = average_rate(summary)) {
+        text += row("rate", format_rate(*rate));
+    }
+    if (last.rounds) {
+        text += row("rounds", std::to_string(*last.rounds));
+    }
+    return text;
+}
+
+std::string render_status(const ProgressView& view) {
+    const Snapshot& now = view.snapshot;
+    std::string text = row("state", printable(now.status));
+    if (view.percent) {
+        text += row("done", percent_text(*view.percent).substr(percent_text(*view.percent).find_first_not_of(' ')));
+    }
+    if (now.total) {
+        text += row("guest RAM", format_size(*now.total));
+    }
+    if (now.remaining) {
+        text += row("left", format_size(*now.remaining));
+    }
+    if (now.transferred) {
+        text += row("transferred", format_size(*now.transferred));
+    }
+    if (view.rate) {
+        text += row("rate", format_rate(*view.rate));
+    }
+    if (now.dirty_rate) {
+        text += row("dirty rate", format_rate(*now.dirty_rate));
+    }
+    if (view.eta) {
+        text += row("ETA", format_duration(*view.eta));
+    } else if (!view.converges) {
+        text += row("ETA", "never at this dirty rate");
+    }
+    if (now.expected_downtime) {
+        text += row("expected downtime", format_duration(*now.expected_downtime));
+    }
+    if (now.downtime) {
+        text += row("downtime", format_duration(*now.downtime));
+    }
+    if (now.total_time) {
+        text += row("total time", format_duration(*now.total_time));
+    }
+    if (now.rounds) {
+        text += row("rounds", std::to_string(*now.rounds));
+    }
+    if (view.lanes) {
+        text += row("lanes", std::to_string(*view.lanes));
+    }
+    if (!now.error.empty()) {
+        text += row("error", printable(now.error));
+    }
+    return text;
+}
+
+} // namespace pageferry::cli

@@ -1,0 +1,45 @@
+// What people see: the live line, the lines of state changes, the summary. And what machines read: one JSON object a line.
+//
+// Pure: struct in, text out, no terminal and no clock. Any thread. docs/cli.md documents the JSON members.
+#pragma once
+
+#include "cli/progress.h"
+
+#include <chrono>
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace pageferry::cli {
+
+// At most `width` columns, plain ASCII, no line end. Where there is not room for all, what matters least goes first: lanes,
+// expected downtime, dirty rate, the bar, bytes left, ETA, rate.
+std::string render_live_line(const ProgressView& view, std::size_t width);
+
+struct StateChange {
+    std::string status;                // or a run state event: "STOP", "RESUME"
+    std::chrono::microseconds time{0}; // since 1970
+    bool run_state = false;
+};
+std::string render_state_line(const StateChange& change); // "14:03:27.512  active"
+
+struct Summary {
+    Snapshot last;
+    std::chrono::milliseconds watched{0}; // as long as we looked on; the monitor's total-time is preferred where there is one
+    bool timed_out = false;
+};
+// Several lines, each with its end.
+std::string render_summary(const Summary& summary);
+// Bytes per second over the whole migration, from its total time (empty without figures).
+std::optional<double> average_rate(const Summary& summary);
+
+// For `status`: several lines, each with its end.
+std::string render_status(const ProgressView& view);
+
+std::string json_progress(const ProgressView& view);
+std::string json_state(const StateChange& change);
+std::string json_summary(const Summary& summary, int exit_code, std::chrono::microseconds now);
+
+} // namespace pageferry::cli

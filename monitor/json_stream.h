@@ -35,6 +35,7 @@ public:
 
     void feed(std::string_view bytes, std::vector<Fd> fds = {});
     std::optional<Frame> next();
+    [[nodiscard]] bool has_next() const { return !frames_.empty(); }
     // Whether a message has begun and not ended.
     [[nodiscard]] bool in_message() const { return !text_.empty(); }
 
@@ -61,7 +62,6 @@ private:
     bool step(char byte); // false: the byte ended a token before it and is still to be looked at
     void structural(char byte);
     void end_token();
-    void value_done();
     void emit(std::string error);
     void stray(char byte);
 

@@ -25,8 +25,12 @@ using QmpResult = std::expected<nlohmann::json, QmpError>; // the value of "retu
 // GenericError. An error without an operation is QEMU's own wording: its reason alone; any other is told whole.
 QmpError qmp_error(const Error& error);
 
-// One value, in QEMU's dialect (strings may be in single quotes). Nothing when it is not JSON.
+// What QEMU sent. Nothing when it is not JSON.
 std::optional<nlohmann::json> parse_json(std::string_view text);
+
+// What a client sent, one message as JsonStream cuts it, in QEMU's dialect (strings may be in single quotes, no key twice). The
+// error is QEMU's text, "JSON parse error, expecting value" and the like.
+std::expected<nlohmann::json, std::string> parse_request(std::string_view text);
 
 // QEMU's layout: ", " and ": " between, non-ASCII escaped; pretty: indented by 4. Never fails: invalid UTF-8 is replaced.
 std::string to_text(const nlohmann::json& value, bool pretty = false);

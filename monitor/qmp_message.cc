@@ -1,0 +1,88 @@
+#include "monitor/qmp_message.h"
+
+#include <nlohmann/json.hpp>
+
+#include <chrono>
+#include <cmath>
+
+namespace pageferry::monitor {
+
+namespace {
+
+using nlohmann::json;
+
+void append_indent(std::string& out, bool pretty, std::size_t depth) {
+    if (pretty) {
+        out += '\n';
+        out.append(depth * 4, ' ');
+    }
+}
+
+void append(std::string& out, const json& value, bool pretty, std::size_t depth) {
+    if (value.is_structured()) {
+        out += value.is_object() ? '{' : '[';
+        bool first = true;
+        for (const auto& [key, member] : value.items()) {
+            if (!first) {
+                out += pretty ? "," : ", ";
+            }
+            first = false;
+            append_indent(out, pretty, depth + 1);
+            if (value.is_object()) {
+                append(out, json(key), pretty, depth);
+                out += ": ";
+            }
+            append(out, member, pretty, depth + 1);
+        }
+        append_indent(out, pretty, depth);
+        out += value.is_object() ? '}' : ']';
+        return;
+    }
+    out += value.dump(-1, ' ', true, json::error_handler_t::replace);
+}
+
+} // namespace
+
+QmpError qmp_error(const Error& error) {
+    return {.desc = error.operation.empty() && error.object.empty() ? error.reason : error.to_string()};
+}
+
+std::optional<nlohmann::json> parse_json(std::string_view text) {
+    json value = json::parse(text, nullptr, false);
+    if (value.is_discarded()) {
+        return std::nullopt;
+    }
+    return value;
+}
+
+std::string to_text(const nlohmann::json& value, bool pretty) {
+    std::string out;
+    append(out, value, pretty, 0);
+    return out;
+}
+
+std::string answer_line(const QmpResult& result, const nlohmann::json* id, bool pretty) {
+    json answer = json::object();
+    if (result) {
+        answer["return"] = *result;
+    } else {
+        answer["error"] = {{"class", result.error().error_class}, {"desc", result.error().desc}};
+    }
+    if (id != nullptr) {
+        answer["id"] = *id;
+    }
+    return to_text(answer, pretty) + "\r\n";
+}
+
+std::string event_line(std::string_view name, const nlohmann::json& data, bool pretty) {
+    const auto now = std::chrono::system_clock::now().time_since_epoch();
+    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(now);
+    const auto rest = std::chrono::duration_cast<std::chrono::microseconds>(now - seconds);
+    json event = {{"timestamp", {{"seconds", seconds.count()}, {"microseconds", rest.count()}}}, {"event", name}};
+    if (!data.is_null()) {
+        event["data"] = data;
+    }
+    return to_text(event, pretty) + "\r\n";
+}
+
+} // namespace pageferry::monitor

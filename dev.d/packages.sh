@@ -10,7 +10,6 @@ packages_of() {
     lint) echo clang-format-19 clang-tidy-19 shellcheck python3 ;;
     fuzz) echo clang-19 libclang-rt-19-dev ;;
     perf) echo iperf3 && packages_of qemu ;;
-    linux) echo busybox-static dpkg ;;
     *) die "no package group '$1'" ;;
     esac
 }

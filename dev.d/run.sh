@@ -6,40 +6,48 @@ demo() {
     local argument linux=()
     for argument in "$@"; do
         [ "$argument" != --help ] || exec python3 demo/demo.py --help
-        [ "$argument" != --linux ] || linux=(linux)
+        [ "$argument" != --linux ] || linux=(wanted)
     done
-    [ ${#linux[@]} -eq 0 ] || packages linux
     build release
     if [ ${#linux[@]} -gt 0 ]; then
-        exec python3 demo/demo.py --build build/release --kernel "$(linux_kernel)" "$@"
+        local files
+        files=$(linux_guest)
+        mapfile -t linux <<<"$files"
     fi
-    exec python3 demo/demo.py --build build/release "$@"
+    exec python3 demo/demo.py --build build/release "${linux[@]}" "$@"
 }
 
-# The path of a Debian kernel for the Linux guest: downloaded once, unpacked in the cache, not installed.
-linux_kernel() {
-    local directory="$cache/kernel" found package
-    found=$(find "$directory/root/boot" -name 'vmlinuz-*' 2>/dev/null | sort -V | tail -n 1)
+# What the Linux guest is made of is downloaded once and unpacked in the cache, not installed: a kernel, and a busybox that would
+# otherwise take the place of another one.
+linux_guest() {
+    local kernel busybox
+    kernel=$(unpacked kernel 'vmlinuz-*' "apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-[0-9]/ {print \$2; exit}'")
+    busybox=$(unpacked busybox busybox 'echo busybox-static')
+    printf '%s\n' --kernel "$kernel" --busybox "$busybox"
+}
+
+# unpacked NAME FILE COMMAND: the path of FILE (a pattern) of the package that COMMAND names.
+unpacked() {
+    local directory="$cache/$1" found package
+    found=$(find "$directory/root" -type f -name "$2" 2>/dev/null | sort -V | tail -n 1)
     if [ -z "$found" ]; then
-        say "fetching a Debian kernel into $directory"
         rm -rf "$directory"
         mkdir -p "$directory"
-        package=$(kernel_package)
-        if [ -z "$package" ]; then
+        package=$(bash -c "$3" 2>/dev/null)
+        if [ -z "$package" ] || ! download "$package" "$directory"; then # the list is empty, or older than the archive
             as_root apt-get update -q >&2
-            package=$(kernel_package)
+            package=$(bash -c "$3")
+            download "$package" "$directory" || die "apt-get download $package failed"
         fi
-        [ -n "$package" ] || die "apt knows no linux-image-cloud-amd64"
-        (cd "$directory" && { apt-get download "$package" || { as_root apt-get update -q && apt-get download "$package"; }; }) >&2 ||
-            die "apt-get download $package failed"
-        dpkg -x "$directory"/*.deb "$directory/root"
-        found=$(find "$directory/root/boot" -name 'vmlinuz-*' | sort -V | tail -n 1)
+        dpkg -x "$directory"/*.deb "$directory/root" || die "cannot unpack $package"
+        rm -f "$directory"/*.deb
+        found=$(find "$directory/root" -type f -name "$2" | sort -V | tail -n 1)
     fi
-    [ -n "$found" ] || die "no kernel in $directory"
+    [ -n "$found" ] || die "no $2 in $directory; remove the directory and try again"
     printf '%s\n' "$found"
 }
 
-kernel_package() { apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '/Depends: linux-image-[0-9]/ {print $2; exit}'; }
+download() { (say "downloading $1 into $2" && cd "$2" && apt-get download -q "$1" >&2); }
 
 fuzz() {
     packages build fuzz

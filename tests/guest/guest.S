@@ -1,0 +1,150 @@
+# A whole guest in one boot sector, for tests that need a running machine whose memory can be checked afterwards.
+#
+# Assembled with --defsym MODE=n:
+#   0  writer      adds one to the first byte of every 4 KiB page from 1 MiB to END, for ever. At any instant all these bytes are equal,
+#                  but for one place where the value drops by one: that is how a test knows that RAM arrived whole.
+#                  Says 'A' on COM1 at the start and 'B' after every 64 passes.
+#   1  fill_idle   fills 1 MiB to END with words that do not repeat and are never zero (see word_at), says 'F', halts for ever.
+#   2  fill_dirty  fills as above, says 'F', then rewrites RATE pages of the first WINDOW pages at each tick of a 100 Hz timer and
+#                  sleeps in between; says 'T' every 256 ticks. Only the second word of a page changes.
+#
+# The three numbers are fields at the end of the sector (guest_image.py patches them), so one image serves every memory size.
+# END may not pass 3 GiB: the machine has its PCI hole there. No BIOS service is used after the start, and no memory below 1 MiB but
+# the sector itself, its stack, and the interrupt table at 0x6000.
+
+.set BASE, 0x100000
+.set PAGE, 0x1000
+.set COM1, 0x3f8
+.set STACK, 0x7000
+.set TABLE, 0x6000      # interrupt descriptors; one is used
+.set TICK_VECTOR, 0x20
+
+.code16
+.globl _start
+_start:
+    cli
+    xor %ax, %ax
+    mov %ax, %ds
+    lgdtl gdt_pointer
+    inb $0x92, %al          # A20
+    or $2, %al
+    and $0xfe, %al          # bit 0 would reset the machine
+    outb %al, $0x92
+    mov %cr0, %eax
+    or $1, %eax
+    mov %eax, %cr0
+    ljmp $8, $protected
+
+.code32
+protected:
+    mov $0x10, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %ss
+    mov $STACK, %esp
+    mov end_mib, %ebp
+    shl $20, %ebp           # ebp: END, in bytes, for good
+
+.if MODE == 0
+    mov $'A', %al
+    call say
+    xor %ebx, %ebx
+pass:
+    mov $BASE, %eax
+1:  incb (%eax)
+    add $PAGE, %eax
+    cmp %ebp, %eax
+    jb 1b
+    inc %ebx
+    test $0x3f, %bl
+    jnz pass
+    mov $'B', %al
+    call say
+    jmp pass
+.else
+    mov $BASE, %edi
+1:  imul $0x9e3779b1, %edi, %eax    # word_at: address times an odd number, so no two are alike; the low bit makes it non-zero
+    or $1, %eax
+    stosl
+    cmp %ebp, %edi
+    jb 1b
+    mov $'F', %al
+    call say
+.if MODE == 1
+1:  hlt
+    jmp 1b
+.else
+    # The timer at 100 Hz, on a vector that no exception has; every other interrupt masked.
+    movl $(8 << 16), TABLE + TICK_VECTOR * 8
+    movl $0x8e00, TABLE + TICK_VECTOR * 8 + 4
+    movw $tick, TABLE + TICK_VECTOR * 8     # below 64 KiB: the high half is zero
+    lidtl idt_pointer
+    mov $0x11, %al
+    out %al, $0x20
+    mov $TICK_VECTOR, %al
+    out %al, $0x21
+    mov $4, %al
+    out %al, $0x21
+    mov $1, %al
+    out %al, $0x21
+    mov $0xfe, %al
+    out %al, $0x21
+    mov $0xff, %al
+    out %al, $0xa1
+    mov $0x34, %al
+    out %al, $0x43
+    mov $(11932 & 0xff), %al
+    out %al, $0x40
+    mov $(11932 >> 8), %al
+    out %al, $0x40
+    xor %esi, %esi          # esi: next page of the window
+    xor %ebx, %ebx          # ebx: ticks
+    sti
+1:  hlt
+    mov rate, %ecx
+2:  mov %esi, %eax
+    shl $12, %eax
+    incl BASE + 4(%eax)
+    inc %esi
+    cmp window, %esi
+    jb 3f
+    xor %esi, %esi
+3:  loop 2b
+    inc %bl
+    jnz 1b
+    mov $'T', %al
+    call say
+    jmp 1b
+tick:
+    push %eax
+    mov $0x20, %al
+    out %al, $0x20
+    pop %eax
+    iret
+idt_pointer:
+    .word TICK_VECTOR * 8 + 7
+    .long TABLE
+.endif
+.endif
+
+say:                        # al: the character
+    mov $COM1, %edx
+    out %al, %dx
+    ret
+
+.balign 8
+gdt:
+    .quad 0
+    .word 0xffff, 0; .byte 0, 0x9b, 0xcf, 0
+    .word 0xffff, 0; .byte 0, 0x93, 0xcf, 0
+gdt_pointer:
+    .word 23
+    .long gdt
+
+.org 0x1e0
+    .ascii "PFG1"           # what guest_image.py looks for
+end_mib: .long 100          # MiB
+window:  .long 16384        # pages
+rate:    .long 256          # pages a tick
+.org 0x1fe
+    .byte 0x55, 0xaa

@@ -147,7 +147,7 @@ class Qmp:
         with self._condition:
             if not self._condition.wait_for(lambda: find() or self._closed, timeout) or not find():
                 raise Timeout(f"no event {name} {data or ''}: {'the monitor closed' if self._closed else f'waited {timeout:g} s'};"
-                              f" seen: {', '.join(map(str, self.events[since:])) or 'none'}")
+                              f" seen: {_latest(self.events[since:])}")
             return find()
 
     @property
@@ -289,7 +289,7 @@ class Vm:
             seen.update(self.migration())
             return seen.get("status") in statuses
         wait_until(look, lambda: f"{self.name}'s migration is {seen.get('status')} {seen.get('error-desc', '')}, not {' or '.join(statuses)};"
-                   f" events: {', '.join(map(str, self.qmp.events))}", timeout)
+                   f" events: {_latest(self.qmp.events)}", timeout)
         return seen
 
     def running(self):
@@ -447,6 +447,11 @@ def _ip(*arguments):
     result = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if result.returncode:
         raise OSError(f"ip {' '.join(arguments)}: {result.stderr.strip()}")
+
+
+def _latest(events):
+    """The last of them, in words; passes of the RAM are left out, there can be thousands."""
+    return ", ".join(str(e) for e in events if e.name != "MIGRATION_PASS")[-1000:] or "none"
 
 
 def _text(path):

@@ -3,12 +3,13 @@
  * Runs inside the Linux guest of ./dev demo --linux: writes memory all the time and checks all of it, so that a page that was
  * lost, doubled or torn in a migration shows on the guest's own console.
  *
- *   memtest MEGABYTES [SEED]
+ *   memtest MEGABYTES [SEED [RATE]]
  *
  * Every page holds words made from the seed, its number and its generation (how often it was rewritten). The generations are kept
  * both in the page and in a table of their own. A pass checks every page and gives about one in eight, at random, its next
- * generation. Prints "pass N ok, R pages rewritten so far" about twice a second, or "CORRUPT ..." once, and ends then with
- * status 1.
+ * generation, within RATE MiB a second (default 16): a guest that writes faster than the link carries would never converge.
+ * Prints "pass N ok, R pages rewritten so far" about twice a second, or "CORRUPT ..." once, and ends
+ * then with status 1.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -62,8 +63,9 @@ static int check(const uint64_t* page, uint64_t seed, uint64_t number, uint64_t 
 int main(int argc, char** argv) {
     const uint64_t megabytes = argc > 1 ? strtoull(argv[1], NULL, 10) : 0;
     const uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
+    const uint64_t rate = argc > 3 ? strtoull(argv[3], NULL, 10) : 16;
     if (megabytes == 0 || megabytes > 1u << 20) {
-        fprintf(stderr, "usage: memtest MEGABYTES [SEED]\n");
+        fprintf(stderr, "usage: memtest MEGABYTES [SEED [MEGABYTES_PER_SECOND]]\n");
         return 2;
     }
     const uint64_t pages = megabytes * (1024 * 1024 / PAGE);
@@ -78,14 +80,16 @@ int main(int argc, char** argv) {
         fill(memory + n * WORDS, seed, n, 0);
     }
     printf("filled %llu MiB\n", (unsigned long long)megabytes);
-    uint64_t random = seed, rewritten = 0, said = now_ms();
+    const uint64_t start = now_ms();
+    uint64_t random = seed, rewritten = 0, said = start;
     for (uint64_t pass = 1;; pass++) {
+        const uint64_t budget = (now_ms() - start) * rate * (1024 * 1024 / PAGE) / 1000; /* pages */
         for (uint64_t n = 0; n < pages; n++) {
             if (!check(memory + n * WORDS, seed, n, generations[n])) {
                 return 1;
             }
             random = mix(random + 0x9e3779b97f4a7c15u);
-            if (random % 8 == 0) {
+            if (random % 8 == 0 && rewritten < budget) {
                 fill(memory + n * WORDS, seed, n, ++generations[n]);
                 rewritten++;
             }

@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""A running guest moves from one QEMU to another on this machine, over TCP, and is checked afterwards.
+
+The guest rewrites its memory all the time. Two stock QEMUs are started, the guest is migrated live, and then it is checked that it goes
+on at the destination, that the source does not run any more, and that the RAM arrived whole. Ends with status 0 only if all of that holds.
+
+Usually started as ./dev demo, which builds what is needed first.
+"""
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import time
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+sys.path[:0] = [os.path.join(ROOT, "tests"), os.path.join(ROOT, "tests", "guest")]
+import linux_guest  # noqa: E402
+from qemu_pair import Launch, Pair, QmpClosed, QmpError, Timeout, Workspace, free_port, wait_until  # noqa: E402
+
+LINUX_MEMORY = 256   # MiB
+LINUX_WORKING_SET = 64
+
+
+def options():
+    o = argparse.ArgumentParser(prog="./dev demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    o.add_argument("--linux", action="store_true", help="the guest is a small Linux that checks its own memory, not a boot sector")
+    o.add_argument("--downtime-limit", type=int, metavar="MS",
+                   help="longest planned stop of the guest; default 20000 for the boot sector, which rewrites 99 MiB faster than any network, 300 for Linux")
+    o.add_argument("--uri", help="where the destination listens; default tcp:127.0.0.1: with a free port")
+    o.add_argument("--launcher", help="what QEMU is started with; default BUILD/bin/pageferry qemu --; '' is plain QEMU, for comparison")
+    o.add_argument("--qemu", default="qemu-system-x86_64", help="the QEMU (default %(default)s)")
+    o.add_argument("--build", default=os.path.join(ROOT, "build", "release"), help="the build directory (default build/release)")
+    o.add_argument("--kernel", help="Linux guest: the kernel")
+    o.add_argument("--busybox", help="Linux guest: a static busybox")
+    o.add_argument("--keep", action="store_true", help="keep the directory with sockets, consoles and QEMU's messages")
+    given = o.parse_args()
+    if given.linux and not (given.kernel and given.busybox):
+        o.error("--linux needs --kernel and --busybox; ./dev demo --linux fetches both")
+    if given.downtime_limit is None:
+        given.downtime_limit = 300 if given.linux else 20000
+    return given
+
+
+class Demo:
+    def __init__(self, given, work):
+        self.given, self.work = given, work
+        self.program = os.path.abspath(os.path.join(given.build, "bin", "pageferry"))
+        self.prefix = [self.program, "qemu", "--"] if given.launcher is None else shlex.split(given.launcher)
+        self.start = time.monotonic()
+        self.uri = given.uri or f"tcp:127.0.0.1:{free_port()}"
+        self.pair = None
+
+    def say(self, text):
+        print(f"{time.monotonic() - self.start:7.2f} s  {text}", flush=True)
+
+    def run(self):
+        with Pair(self.work, Launch(self.prefix, self.given.qemu), **self.machine()) as self.pair:
+            source, destination = self.pair.both()
+            version = source.qmp.greeting["QMP"]["version"]["qemu"]
+            self.say(f"two QEMUs {version['major']}.{version['minor']}.{version['micro']}, started with: {shlex.join(self.prefix) or 'nothing, plain QEMU'}")
+            self.wait_guest_writes()
+            for vm in (source, destination):
+                vm.set_capabilities(events=True)
+            destination.qmp.execute("migrate-incoming", uri=self.uri)
+            self.say(f"migrating to {self.uri}, downtime limit {self.given.downtime_limit} ms")
+            written = len(destination.serial())
+            self.migrate(source)
+            self.pair.wait_completed()
+            destination.qmp.wait_event("MIGRATION", status="completed")
+            result = source.migration()
+            self.show_events()
+            self.check(source, destination, written)
+            self.show_figures(result)
+
+    def machine(self):
+        if not self.given.linux:
+            return {"memory": 128, "boot_sector": os.path.join(self.given.build, "bin", "guest", "guest_writer.img")}
+        image = linux_guest.make_initramfs(self.work.file("initramfs.gz"), self.given.busybox,
+                                           os.path.join(self.given.build, "bin", "guest", "memtest"), LINUX_WORKING_SET, os.getpid())
+        return {"memory": LINUX_MEMORY, "extra": linux_guest.arguments(self.given.kernel, image)}
+
+    def wait_guest_writes(self):
+        source = self.pair.source
+        if self.given.linux:
+            self.say("Linux is booting (QEMU emulates the processor)")
+            source.wait_serial("pass ", timeout=120)
+            for line in source.serial().splitlines():
+                self.say(f"guest: {line}")
+        else:
+            source.wait_serial("B")
+            source.wait_writing()
+            self.say("the guest is a boot sector that rewrites 99 MiB, page by page, for ever")
+
+    def migrate(self, source):
+        """With the progress display of `pageferry migrate` where it is built; otherwise by QMP alone."""
+        if os.access(self.program, os.X_OK):
+            command = [self.program, "migrate", "--qmp", source.cli_path, "--downtime-limit", str(self.given.downtime_limit), self.uri]
+            self.say(f"$ {shlex.join(['pageferry', *command[1:]])}")
+            code = subprocess.run(command, env=self.work.environment(), timeout=120, check=False).returncode
+            if code:
+                raise RuntimeError(f"pageferry migrate ended with {code}; {self.complaints()}")
+            return
+        source.set_parameters(downtime_limit=self.given.downtime_limit)
+        source.qmp.execute("migrate", uri=self.uri)
+        stop = threading.Event()
+
+        def report():
+            while not stop.wait(0.5):
+                ram = source.migration().get("ram", {})
+                self.say(f"{ram.get('transferred', 0) / 2**20:8.1f} MiB sent, {ram.get('remaining', 0) / 2**20:8.1f} MiB left")
+        reporter = threading.Thread(target=report, daemon=True)
+        reporter.start()
+        try:
+            status = source.wait_status("completed", "failed", "cancelled", timeout=120)
+        finally:
+            stop.set()
+            reporter.join()
+        if status["status"] != "completed":
+            raise RuntimeError(f"migration {status['status']}: {status.get('error-desc', '')}; {self.complaints()}")
+
+    def complaints(self):
+        return "; ".join(f"{vm.name}: {vm.errors().strip() or 'nothing on stderr'}" for vm in self.pair.both())
+
+    def show_events(self):
+        rows = [(e.time, column, str(e)) for column, vm in enumerate(self.pair.both()) for e in vm.qmp.events if e.name != "MIGRATION_PASS"]
+        rows.sort()
+        print(f"\n{'time':>9}  {'source':<32}destination")
+        for when, column, text in rows:
+            print(f"{when - self.start:7.3f} s  {'' if column == 0 else ' ' * 32}{text}")
+        print(flush=True)
+
+    def check(self, source, destination, written):
+        if source.running():
+            raise RuntimeError("the source's guest still runs")
+        self.say("ok: the source's guest does not run any more")
+        if self.given.linux:
+            def passes():
+                return destination.serial()[written:].count(" ok,")
+            wait_until(lambda: passes() >= 4 or "CORRUPT" in destination.serial(), lambda: f"the guest did not go on: {destination.serial()[-300:]!r}")
+            for line in destination.serial()[written:].splitlines():
+                self.say(f"guest: {line}")
+            if "CORRUPT" in destination.serial():
+                raise RuntimeError("the guest found its memory corrupt")
+            self.say("ok: the guest goes on at the destination, and its own check of all its memory finds every page right")
+            return
+        destination.wait_writing()
+        self.say("ok: the guest goes on at the destination (its memory changes)")
+        problem = destination.writer_problem()
+        if problem:
+            raise RuntimeError(f"guest RAM is corrupt: {problem}")
+        self.say("ok: stopped and compared, the guest's RAM holds its pattern in all 25344 pages")
+
+    def show_figures(self, result):
+        ram = result.get("ram", {})
+        total, sent = result.get("total-time", 0), ram.get("transferred", 0)
+        print(f"\ntotal time {total} ms · downtime {result.get('downtime', '?')} ms · {sent / 2**20:.1f} MiB sent"
+              f" · {sent / 2**20 / (total / 1000) if total else 0:.0f} MiB/s on average")
+        if not self.given.linux:
+            print("This guest writes faster than a network carries, so the last 99 MiB move while it is stopped: its downtime is not what a real guest sees.")
+
+
+def main():
+    given = options()
+    with Workspace(keep=given.keep) as work:
+        if given.keep:
+            print(f"everything is kept in {work.path}")
+        demo = Demo(given, work)
+        try:
+            demo.run()
+        except (Timeout, QmpError, QmpClosed, RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+            demo.say(f"FAILED: {error}")
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -18,7 +18,10 @@ struct Extent {
     bool operator==(const Extent&) const = default;
 };
 
-// Extents the file has data for (SEEK_DATA, SEEK_HOLE), sorted, merged, within the block, in block offsets.
+// Extents the file has data for, sorted, merged, within the block, in block offsets. What is not in them reads as zeros at the
+// moment of the call; with a running guest, start the dirty tracker first, so that what is filled in meanwhile counts as dirty.
+// tmpfs: SEEK_DATA and SEEK_HOLE. hugetlbfs answers "all data" to those, so each page is looked up with UFFDIO_CONTINUE on a
+// mapping of our own; where this process may have no userfaultfd, the whole block counts as data: correct, but holes are sent.
 Result<std::vector<Extent>> data_extents(const RamBlock& block);
 
 // a without b; both sorted and disjoint.
@@ -27,7 +30,9 @@ std::vector<Extent> subtract(std::span<const Extent> a, std::span<const Extent> 
 // Bytes in all of them.
 std::uint64_t total_length(std::span<const Extent> extents);
 
-// Makes the range a hole again (reads as zeros). On hugetlbfs it is zeroed in place, so that a reservation is not given back.
+// Makes the range a hole again (reads as zeros). On hugetlbfs what is not zero is zeroed in place, so that a reservation is not
+// given back, and a hole stays one. Errors: `invalid_argument` for a range that is not page-aligned or not in the block;
+// fallocate's.
 Result<void> discard(const RamBlock& block, Extent extent);
 
 } // namespace pageferry::memory

@@ -16,14 +16,19 @@ namespace pageferry::memory {
 struct RamBlockInfo {
     std::string name;                // QEMU's RAM block id: "pc.ram"
     std::uint64_t length = 0;        // bytes
-    std::uint64_t page_size = 0;     // bytes: of the file system (4096, or the huge page size)
+    std::uint64_t page_size = 0;     // bytes: of the file system (4096, or the huge page size); 0: as the file has it
     std::uint64_t file_offset = 0;   // bytes, where the block starts in the file
-    std::uint64_t guest_address = 0; // address in the hypervisor's own address space
+    std::uint64_t guest_address = 0; // address in the hypervisor's own address space; 0 where it is not known
 };
+
+// The page size a tmpfs, memfd or hugetlbfs file is made of. Errors: fstatfs's; `unsupported` for any other file system.
+Result<std::uint64_t> file_page_size(int file);
 
 class RamBlock {
 public:
-    // Maps the file shared, read and write. Errors: mmap's; the file is no tmpfs/hugetlbfs/memfd; the file is too short; lengths not page-aligned.
+    // Maps the file shared, read and write; afterwards info().page_size is the file's. On hugetlbfs the huge pages are reserved
+    // here, so that a pool that is too small is an error now and not a SIGBUS later. Errors: mmap's; the file is no
+    // tmpfs/hugetlbfs/memfd; the file is too short; lengths not page-aligned; a page size that is not the file's.
     static Result<RamBlock> map(RamBlockInfo info, Fd file);
     RamBlock(RamBlock&& other) noexcept;
     RamBlock& operator=(RamBlock&& other) noexcept;
@@ -33,12 +38,14 @@ public:
     [[nodiscard]] std::byte* alias() const { return alias_; }
     [[nodiscard]] int file() const { return file_.get(); }
     [[nodiscard]] std::uint64_t pages() const { return info_.length / info_.page_size; }
+    [[nodiscard]] bool is_hugetlb() const { return hugetlb_; }
 
 private:
-    RamBlock(RamBlockInfo info, Fd file, std::byte* alias);
+    RamBlock(RamBlockInfo info, Fd file, std::byte* alias, bool hugetlb);
     RamBlockInfo info_;
     Fd file_;
     std::byte* alias_ = nullptr;
+    bool hugetlb_ = false;
 };
 
 } // namespace pageferry::memory

@@ -28,11 +28,10 @@ EventQueue::~EventQueue() {
 }
 
 void EventQueue::put(Event event) {
-    auto owned = std::make_unique<Event>(std::move(event));
+    auto* const node = new Event(std::move(event)); // take() or the destructor deletes it
     {
         const std::lock_guard lock{implementation_->writers};
-        implementation_->events.push(owned.get()); // unbounded: does not answer false
-        (void)owned.release();
+        implementation_->events.push(node); // unbounded: does not answer false
     }
     const std::uint64_t one = 1;
     // It could only fail with EAGAIN at 2^64 - 2 unread events, when the descriptor is readable anyway.

@@ -12,6 +12,7 @@ constexpr Side src = Side::source;
 constexpr Side dst = Side::destination;
 
 // One line, one transition. QEMU's functions are named where the reason is QEMU's alone.
+// NOLINTBEGIN(modernize-use-designated-initializers): a table is read by its columns.
 constexpr Transition table[] = {
     // Source: start. The last migration must have ended; a failed or cancelled one leaves nothing behind.
     {Status::none, Status::setup, src, Cause::requested},
@@ -103,6 +104,7 @@ constexpr Transition table[] = {
     {Status::postcopy_recover, Status::postcopy_paused, dst, Cause::connection_lost},
     {Status::postcopy_recover, Status::postcopy_active, dst, Cause::connected},
 };
+// NOLINTEND(modernize-use-designated-initializers)
 
 constexpr bool contains(Side side, Status from, Status to, Cause cause) {
     return std::ranges::any_of(

@@ -1,0 +1,45 @@
+// The door between what comes from the network and this side's memory. Receivers pass it for each system call that may write
+// memory; revoke() shuts it for ever and waits until nobody is inside. Nobody blocks on the network inside, so that is soon.
+//
+// Threads: any.
+#pragma once
+
+#include "tcp_fallback/memory_table.h"
+#include "tcp_fallback/threads.h"
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+
+namespace pageferry::tcp {
+
+class MemoryGate {
+public:
+    // The table, once. false: there was one already.
+    bool publish(MemoryTable table);
+    // The table, or nullptr while there is none.
+    [[nodiscard]] const MemoryTable* table() const { return shown_.load(std::memory_order_acquire); }
+    // Waits for it; nullptr when end() came first.
+    const MemoryTable* wait_for_table();
+
+    // false: revoked; do not write, do not leave().
+    bool enter();
+    void leave();
+    [[nodiscard]] bool revoked() const { return revoked_.load(std::memory_order_acquire); }
+    // true: nobody is inside, nobody will be again. false: the deadline passed first; it is shut all the same, call again.
+    bool revoke(const Deadline& deadline);
+
+    // The connection is over: waiters go on.
+    void end();
+
+private:
+    std::mutex mutex_;
+    Condition changed_;
+    std::unique_ptr<const MemoryTable> table_;
+    std::atomic<const MemoryTable*> shown_{nullptr};
+    std::atomic<bool> revoked_{false};
+    bool ended_ = false;
+    int inside_ = 0;
+};
+
+} // namespace pageferry::tcp

@@ -1,0 +1,123 @@
+#include "tcp_fallback/sockets.h"
+
+#include "tcp_fallback/address.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+namespace pageferry::tcp {
+
+namespace {
+
+std::string name_of(int socket, int (*ask)(int, sockaddr*, socklen_t*)) {
+    Endpoint endpoint;
+    endpoint.length = sizeof endpoint.storage;
+    if (ask(socket, endpoint.address(), &endpoint.length) != 0) {
+        return "unknown";
+    }
+    return endpoint.to_string();
+}
+
+} // namespace
+
+Wait wait_for(int socket, short events, const Deadline& deadline, int cancel) {
+    std::array<pollfd, 2> watched{pollfd{.fd = socket, .events = events, .revents = 0},
+                                  pollfd{.fd = cancel, .events = POLLIN, .revents = 0}};
+    for (;;) {
+        const int found = ::poll(watched.data(), watched.size(), deadline.poll_ms());
+        if (found > 0) {
+            return watched[1].revents != 0 ? Wait::cancelled : Wait::ready;
+        }
+        // An error of poll can only be EINTR here (or no memory in the kernel, which passes).
+        if (deadline.passed()) {
+            return Wait::timed_out;
+        }
+    }
+}
+
+Result<Fd> make_event() {
+    Fd event{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    if (!event) {
+        return std::unexpected{errno_error(errno, "eventfd", {}, "raise the limit on open files (ulimit -n)")};
+    }
+    return event;
+}
+
+void raise_event(int event) {
+    // Fails only when the counter is full, and then it is readable anyway.
+    (void)::eventfd_write(event, 1);
+}
+
+Result<void> set_options(int socket, std::uint32_t dead_peer_ms) {
+    int domain = 0;
+    socklen_t size = sizeof domain;
+    if (::getsockopt(socket, SOL_SOCKET, SO_DOMAIN, &domain, &size) != 0) {
+        return std::unexpected{errno_error(errno, "getsockopt", "SO_DOMAIN")};
+    }
+    if (domain != AF_INET && domain != AF_INET6) {
+        return {};
+    }
+    // First probe after half the time, then every second; with TCP_USER_TIMEOUT set the kernel stops by time, not by count.
+    const int idle = static_cast<int>(std::clamp<std::uint32_t>(dead_peer_ms / 2000, 1, 32767));
+    const int count = static_cast<int>(std::clamp<std::uint32_t>(dead_peer_ms / 1000 - dead_peer_ms / 2000, 1, 127));
+    const struct {
+        int level;
+        int name;
+        int value;
+        const char* text;
+    } options[] = {
+        {SOL_SOCKET, SO_KEEPALIVE, 1, "SO_KEEPALIVE"},
+        {IPPROTO_TCP, TCP_NODELAY, 1, "TCP_NODELAY"},
+        {IPPROTO_TCP, TCP_KEEPIDLE, idle, "TCP_KEEPIDLE"},
+        {IPPROTO_TCP, TCP_KEEPINTVL, 1, "TCP_KEEPINTVL"},
+        {IPPROTO_TCP, TCP_KEEPCNT, count, "TCP_KEEPCNT"},
+        {IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(std::min<std::uint32_t>(dead_peer_ms, INT32_MAX)), "TCP_USER_TIMEOUT"},
+    };
+    for (const auto& option : options) {
+        if (::setsockopt(socket, option.level, option.name, &option.value, sizeof option.value) != 0) {
+            return std::unexpected{errno_error(errno, "setsockopt", option.text)};
+        }
+    }
+    return {};
+}
+
+std::string local_name(int socket) {
+    return name_of(socket, ::getsockname);
+}
+
+std::string peer_name(int socket) {
+    return name_of(socket, ::getpeername);
+}
+
+Transfer send_now(int socket, std::span<const std::byte> bytes) {
+    for (;;) {
+        const ssize_t sent = ::send(socket, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent >= 0) {
+            return Transfer{.bytes = static_cast<std::size_t>(sent)};
+        }
+        if (errno != EINTR) {
+            return Transfer{.error = errno == EAGAIN ? 0 : errno};
+        }
+    }
+}
+
+Transfer receive_now(int socket, std::span<std::byte> bytes) {
+    for (;;) {
+        const ssize_t got = ::recv(socket, bytes.data(), bytes.size(), MSG_DONTWAIT);
+        if (got >= 0) {
+            return Transfer{.bytes = static_cast<std::size_t>(got), .ended = got == 0};
+        }
+        if (errno != EINTR) {
+            return Transfer{.error = errno == EAGAIN ? 0 : errno};
+        }
+    }
+}
+
+} // namespace pageferry::tcp

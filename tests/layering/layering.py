@@ -26,10 +26,10 @@ INCLUDES = {
     "engine/control_page.h": ["base", "statemachine"],
     "monitor": ["base", "transport", "statemachine", "engine/control_page.h"],
     "hypervisor": ["base", "transport", "statemachine", "memory", "engine", "monitor"],
-    "hypervisor/agent": [],  # the only code of ours inside QEMU: libc and its own folder
-    # Must survive what a peer sends: it sees neither guest RAM nor the data path.
+    "hypervisor/qemu/agent": [],  # the only code of ours inside QEMU: libc and its own folder
+    # Must survive what a peer sends: it sees neither the data path nor the contents of guest RAM, only where a block is.
     "hypervisor/monitor_process": ["base", "transport/uri.h", "transport/search.h", "statemachine", "monitor",
-                                   "engine/control_page.h", "hypervisor"],
+                                   "memory/ram_block.h", "engine/control_page.h", "hypervisor"],
     "cli": ["base", "transport", "statemachine", "monitor", "hypervisor"],
     "perf": ["base", "transport", "statemachine", "memory", "engine", "monitor", "hypervisor"],
     "tests": ["base", "transport", "statemachine", "memory", "tcp_fallback", "rdma", "engine", "monitor", "hypervisor", "cli", "perf"],

@@ -5,11 +5,13 @@
 #pragma once
 
 #include "base/error.h"
+#include "monitor/migration_target.h"
 #include "monitor/qmp_message.h"
 
 #include <nlohmann/json_fwd.hpp>
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -22,9 +24,8 @@ class Parameters;
 class MigrationCommands {
 public:
     using Answer = std::function<void(QmpResult)>;
-    // Whether some transport plugin carries this scheme: transport::installed unless a test says otherwise.
-    using SchemeKnown = std::function<bool(const std::string& scheme)>;
 
+    // scheme_known: transport::installed unless a test says otherwise.
     MigrationCommands(MigrationService& service, Capabilities& capabilities, Parameters& parameters,
                       SchemeKnown scheme_known = {});
 
@@ -39,20 +40,22 @@ public:
     [[nodiscard]] bool is_native() const;
 
 private:
-    struct Target;
-    std::expected<Target, QmpError> target(const nlohmann::json& arguments, bool incoming) const;
     void migrate(const nlohmann::json& arguments, const Answer& answer, const std::function<void()>& pass_on);
     void migrate_incoming(const nlohmann::json& arguments, const Answer& answer, const std::function<void()>& pass_on);
+    void migrate_recover(const nlohmann::json& arguments, const Answer& answer);
     void migrate_continue(const nlohmann::json& arguments, const Answer& answer);
-    void simple(const std::string& command, const nlohmann::json& arguments, const Answer& answer);
-    void native(bool incoming, const Answer& answer, const std::function<void()>& pass_on);
-    [[nodiscard]] QmpResult set_capabilities(const nlohmann::json& arguments);
-    [[nodiscard]] QmpResult set_parameters(const nlohmann::json& arguments);
+    void without_arguments(const std::string& command, const Answer& answer);
+    void start_native(bool incoming, const Answer& answer, const std::function<void()>& pass_on);
+    Result<void> set_capabilities(const nlohmann::json& arguments);
+    Result<void> set_parameters(const nlohmann::json& arguments);
+    [[nodiscard]] Result<void> may_migrate(bool resume) const;
+    [[nodiscard]] Result<void> may_take_incoming() const;
 
     MigrationService& service_;
     Capabilities& capabilities_;
     Parameters& parameters_;
     SchemeKnown scheme_known_;
+    std::shared_ptr<bool> incoming_started_; // QEMU's `once`: from the first migrate-incoming that was accepted, for ever
 };
 
 } // namespace pageferry::monitor

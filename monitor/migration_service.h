@@ -1,8 +1,8 @@
 // What the QMP monitor asks of whoever carries out migrations: the seam between the commands and the work.
 //
-// monitor/ parses, validates and words the answers as QEMU does; the implementation (hypervisor/monitor_process/) drives QEMU and the mover.
-// Threads: all of it on the monitor process's one thread. A Reply is called exactly once, at once or later, on that thread.
-// Order: an implementation puts the MIGRATION event a command causes on the wire (EventSink) before it calls the Reply.
+// monitor/ parses, validates and words the answers as QEMU does; the implementation (hypervisor/monitor_process/) drives QEMU and
+// the mover. Threads: all of it on the monitor process's one thread. A Reply is called exactly once, at once or later, on that
+// thread. Order: an implementation puts the MIGRATION event a command causes on the wire (EventSink) before it calls the Reply.
 #pragma once
 
 #include "base/error.h"
@@ -55,13 +55,14 @@ public:
     // (QEMU's autostart while in inmigrate). False when they are none of our business and go to QEMU.
     virtual bool hold_run_state(bool run) = 0;
 
-    // A migration Pageferry does not carry (fd:, exec:, file:) is about to be handed to QEMU: put QEMU's own capabilities and parameters as the user set
-    // them, then call the reply; on success the caller passes the command on. From then to the end of that migration is_native() is true: the migration
-    // commands, query-migrate and MIGRATION events are QEMU's own.
+    // A migration Pageferry does not carry (fd:, exec:, file:) is about to be handed to QEMU: put QEMU's own capabilities and
+    // parameters as the user set them, then call the reply; on success the caller passes the command on. From then to the end of
+    // that migration is_native() is true: the migration commands, query-migrate and MIGRATION events are QEMU's own.
     virtual void begin_native(bool incoming, Reply reply) = 0;
     [[nodiscard]] virtual bool is_native() const = 0;
 
-    // Values the user changed, already validated and stored; for a migration under way they take effect at once where that makes sense.
+    // Values the user changed, already validated and stored; for a migration under way they take effect at once where that makes
+    // sense.
     virtual void parameters_changed(const Parameters& parameters) = 0;
 };
 

@@ -11,7 +11,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 
-#include <cstdint>
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <string>
@@ -45,6 +45,7 @@ public:
 
     [[nodiscard]] bool ready() const;
     [[nodiscard]] bool oob() const;                    // out-of-band execution is enabled on it
+    [[nodiscard]] std::size_t queued_bytes() const;    // written and not yet taken by QEMU
     [[nodiscard]] const std::string& greeting() const; // QEMU's own bytes, without the line end
 
     // May be called before ready(): the command waits. done may be empty.

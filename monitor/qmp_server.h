@@ -55,7 +55,7 @@ class QmpServer {
 public:
     using Log = std::function<void(const std::string& line)>;
 
-    // Takes a backend that was not started yet. commands and sink outlive the server.
+    // Takes a backend that was not started yet; clients are greeted once it is ready. commands and sink outlive the server.
     static Result<std::unique_ptr<QmpServer>> open(boost::asio::io_context& io, Endpoint endpoint,
                                                    std::unique_ptr<QmpBackend> backend, MigrationCommands& commands,
                                                    EventSink& sink, Log log);

@@ -1,0 +1,78 @@
+#include "monitor/event_loop.h"
+
+#include <utility> // Boost 1.74's awaitable.hpp uses std::exchange without it
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+namespace pageferry::monitor {
+
+namespace asio = boost::asio;
+
+void post(asio::io_context& io, std::function<void()> function) {
+    asio::post(io, std::move(function));
+}
+
+struct Watch::Implementation : std::enable_shared_from_this<Implementation> {
+    explicit Implementation(asio::io_context& io) : descriptor(io), timer(io) {}
+
+    void wait(asio::posix::descriptor_base::wait_type kind, std::function<void()> function) {
+        descriptor.async_wait(kind,
+                              [self = shared_from_this(), call = std::move(function)](const boost::system::error_code& error) {
+                                  if (!error && !self->stopped) {
+                                      call();
+                                  }
+                              });
+    }
+
+    asio::posix::stream_descriptor descriptor;
+    asio::steady_timer timer;
+    bool stopped = false;
+};
+
+Result<Watch> Watch::open(asio::io_context& io, int fd) {
+    auto implementation = std::make_shared<Implementation>(io);
+    boost::system::error_code error;
+    implementation->descriptor.assign(fd, error);
+    if (error) {
+        return std::unexpected{errno_error(error.value(), "wait for", "descriptor " + std::to_string(fd))};
+    }
+    return Watch{std::move(implementation)};
+}
+
+Watch::Watch(std::shared_ptr<Implementation> implementation) : implementation_(std::move(implementation)) {}
+Watch::Watch(Watch&&) noexcept = default;
+Watch& Watch::operator=(Watch&& other) noexcept {
+    std::swap(implementation_, other.implementation_); // what was here is cancelled when other goes
+    return *this;
+}
+
+Watch::~Watch() {
+    if (implementation_) {
+        implementation_->stopped = true;
+        implementation_->timer.cancel();
+        implementation_->descriptor.release(); // cancels the waits; the descriptor stays its owner's
+    }
+}
+
+void Watch::when_readable(std::function<void()> function) {
+    implementation_->wait(asio::posix::descriptor_base::wait_read, std::move(function));
+}
+
+void Watch::when_writable(std::function<void()> function) {
+    implementation_->wait(asio::posix::descriptor_base::wait_write, std::move(function));
+}
+
+void Watch::later(std::chrono::milliseconds delay, std::function<void()> function) {
+    implementation_->timer.expires_after(delay);
+    implementation_->timer.async_wait(
+        [self = implementation_, call = std::move(function)](const boost::system::error_code& error) {
+            if (!error && !self->stopped) {
+                call();
+            }
+        });
+}
+
+} // namespace pageferry::monitor

@@ -1,0 +1,325 @@
+#include "monitor/migration_commands.h"
+
+#include "monitor/arguments.h"
+#include "monitor/capabilities.h"
+#include "monitor/migration_service.h"
+#include "monitor/parameters.h"
+#include "transport/loader.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace pageferry::monitor {
+
+namespace {
+
+using nlohmann::json;
+using statemachine::Side;
+using statemachine::Status;
+
+constexpr std::array<std::string_view, 14> answered{
+    "migrate",
+    "migrate-incoming",
+    "migrate_cancel",
+    "migrate-continue",
+    "migrate-pause",
+    "migrate-recover",
+    "migrate-start-postcopy",
+    "migrate-set-capabilities",
+    "query-migrate-capabilities",
+    "migrate-set-parameters",
+    "query-migrate-parameters",
+    "query-migrate",
+    "cont",
+    "stop",
+};
+constexpr std::array<std::string_view, 2> out_of_band_too{"migrate-pause", "migrate-recover"};
+
+constexpr std::array<std::string_view, 17> status_names{
+    "none",
+    "setup",
+    "cancelling",
+    "cancelled",
+    "active",
+    "postcopy-device",
+    "postcopy-active",
+    "postcopy-paused",
+    "postcopy-recover-setup",
+    "postcopy-recover",
+    "completed",
+    "failing",
+    "failed",
+    "colo",
+    "pre-switchover",
+    "device",
+    "wait-unplug",
+};
+
+bool in_postcopy(Status status) {
+    switch (status) {
+    case Status::postcopy_device:
+    case Status::postcopy_active:
+    case Status::postcopy_paused:
+    case Status::postcopy_recover_setup:
+    case Status::postcopy_recover: return true;
+    default: return false;
+    }
+}
+
+QmpResult result_of(const Result<void>& done) {
+    if (!done) {
+        return std::unexpected{qmp_error(done.error())};
+    }
+    return json::object();
+}
+
+Reply reply_to(const MigrationCommands::Answer& answer) {
+    return [answer](const Result<void>& done) { answer(result_of(done)); };
+}
+
+void refuse(const MigrationCommands::Answer& answer, const Error& error) {
+    answer(std::unexpected{qmp_error(error)});
+}
+
+} // namespace
+
+MigrationCommands::MigrationCommands(MigrationService& service, Capabilities& capabilities, Parameters& parameters,
+                                     SchemeKnown scheme_known)
+    : service_(service), capabilities_(capabilities), parameters_(parameters), scheme_known_(std::move(scheme_known)),
+      incoming_started_(std::make_shared<bool>(false)) {
+    if (!scheme_known_) {
+        scheme_known_ = [](const std::string& scheme) { return transport::installed(scheme); };
+    }
+}
+
+bool MigrationCommands::knows(std::string_view command, bool out_of_band) {
+    const std::span<const std::string_view> names =
+        out_of_band ? std::span<const std::string_view>{out_of_band_too} : std::span<const std::string_view>{answered};
+    return std::ranges::find(names, command) != names.end();
+}
+
+bool MigrationCommands::is_native() const {
+    return service_.is_native();
+}
+
+void MigrationCommands::handle(const std::string& command, const nlohmann::json& arguments, Answer answer,
+                               std::function<void()> pass_on) {
+    if (command == "cont" || command == "stop") {
+        // With arguments, QEMU's own refusal.
+        if (arguments.empty() && service_.hold_run_state(command == "cont")) {
+            answer(json::object());
+        } else {
+            pass_on();
+        }
+        return;
+    }
+    if (service_.is_native()) {
+        pass_on();
+    } else if (command == "migrate") {
+        migrate(arguments, answer, pass_on);
+    } else if (command == "migrate-incoming") {
+        migrate_incoming(arguments, answer, pass_on);
+    } else if (command == "migrate-recover") {
+        migrate_recover(arguments, answer);
+    } else if (command == "migrate-continue") {
+        migrate_continue(arguments, answer);
+    } else if (command == "migrate-set-capabilities") {
+        answer(result_of(set_capabilities(arguments)));
+    } else if (command == "migrate-set-parameters") {
+        answer(result_of(set_parameters(arguments)));
+    } else if (const auto done = Arguments{arguments}.finish(); !done) {
+        refuse(answer, done.error());
+    } else {
+        without_arguments(command, answer);
+    }
+}
+
+void MigrationCommands::without_arguments(const std::string& command, const Answer& answer) {
+    const Status status = service_.status();
+    if (command == "query-migrate") {
+        answer(service_.query_migrate());
+    } else if (command == "query-migrate-capabilities") {
+        answer(capabilities_.query());
+    } else if (command == "query-migrate-parameters") {
+        answer(parameters_.query());
+    } else if (command == "migrate_cancel") {
+        const bool source = service_.side() == Side::source;
+        if (source && in_postcopy(status)) {
+            refuse(answer, refuse_with("Postcopy migration in progress, cannot cancel.").error());
+        } else if (source && statemachine::is_running(status)) {
+            service_.migrate_cancel(reply_to(answer));
+        } else {
+            answer(json::object()); // nothing to cancel is no error
+        }
+    } else if (command == "migrate-pause") {
+        if (status == Status::postcopy_active || status == Status::postcopy_recover) {
+            service_.migrate_pause(reply_to(answer));
+        } else {
+            refuse(answer,
+                   refuse_with("migrate-pause is currently only supported during postcopy-active or postcopy-recover state")
+                       .error());
+        }
+    } else if (command == "migrate-start-postcopy") {
+        if (!capabilities_.on("postcopy-ram") && !capabilities_.on("dirty-bitmaps")) {
+            refuse(answer, refuse_with("Enable postcopy with migrate_set_capability before the start of migration").error());
+        } else if (service_.side() == Side::destination || status == Status::none) {
+            refuse(answer, refuse_with("Postcopy must be started after migration has been started").error());
+        } else {
+            service_.migrate_start_postcopy(reply_to(answer));
+        }
+    } else {
+        answer(std::unexpected{
+            QmpError{.error_class = "CommandNotFound", .desc = "The command " + command + " has not been found"}});
+    }
+}
+
+Result<void> MigrationCommands::may_migrate(bool resume) const {
+    const Status status = service_.status();
+    const bool source = service_.side() == Side::source;
+    if (resume) {
+        if (!source || status != Status::postcopy_paused) {
+            return refuse_with("Cannot resume if there is no paused migration");
+        }
+        return {};
+    }
+    if (source && statemachine::is_running(status)) {
+        return refuse_with("There's a migration process in progress");
+    }
+    if (!source) {
+        return refuse_with("Guest is waiting for an incoming migration");
+    }
+    return {};
+}
+
+Result<void> MigrationCommands::may_take_incoming() const {
+    if (*incoming_started_ || (service_.side() == Side::destination && service_.status() != Status::none)) {
+        return refuse_with("The incoming migration has already been started");
+    }
+    if (service_.side() != Side::destination) {
+        return refuse_with("'-incoming' was not specified on the command line");
+    }
+    return {};
+}
+
+void MigrationCommands::migrate(const nlohmann::json& arguments, const Answer& answer, const std::function<void()>& pass_on) {
+    Arguments reader{arguments};
+    const TargetArguments where{reader};
+    (void)reader.boolean("detach"); // for QEMU's human monitor; over QMP every migrate is detached
+    const bool resume = reader.boolean("resume").value_or(false);
+    if (const auto done = reader.finish(); !done) {
+        return refuse(answer, done.error());
+    }
+    const auto target = where.resolve(false, scheme_known_);
+    if (!target) {
+        return refuse(answer, target.error());
+    }
+    if (const auto may = may_migrate(resume); !may) {
+        return refuse(answer, may.error());
+    }
+    if (target->carrier == MigrationTarget::Carrier::qemu) {
+        if (resume) {
+            return refuse(answer,
+                          refuse_with("Pageferry cannot resume over " + target->uri + ": use tcp:, rdma: or unix:").error());
+        }
+        return start_native(false, answer, pass_on);
+    }
+    service_.migrate({.uris = {target->uri}, .resume = resume}, reply_to(answer));
+}
+
+void MigrationCommands::migrate_incoming(const nlohmann::json& arguments, const Answer& answer,
+                                         const std::function<void()>& pass_on) {
+    Arguments reader{arguments};
+    const TargetArguments where{reader};
+    const bool exit_on_error = reader.boolean("exit-on-error").value_or(true);
+    if (const auto done = reader.finish(); !done) {
+        return refuse(answer, done.error());
+    }
+    if (const auto may = may_take_incoming(); !may) {
+        return refuse(answer, may.error());
+    }
+    const auto target = where.resolve(true, scheme_known_);
+    if (!target) {
+        return refuse(answer, target.error());
+    }
+    if (target->carrier == MigrationTarget::Carrier::qemu) {
+        return start_native(true, answer, pass_on); // QEMU has its own `once`
+    }
+    service_.migrate_incoming({.uris = {target->uri}, .exit_on_error = exit_on_error},
+                              [answer, started = incoming_started_](const Result<void>& done) {
+                                  *started = *started || done.has_value();
+                                  answer(result_of(done));
+                              });
+}
+
+void MigrationCommands::migrate_recover(const nlohmann::json& arguments, const Answer& answer) {
+    Arguments reader{arguments};
+    const std::string uri = reader.required_string("uri");
+    if (const auto done = reader.finish(); !done) {
+        return refuse(answer, done.error());
+    }
+    if (service_.side() != Side::destination || service_.status() != Status::postcopy_paused) {
+        return refuse(answer, refuse_with("Migrate recover can only be run when postcopy is paused.").error());
+    }
+    const auto target = resolve_uri(uri, scheme_known_);
+    if (!target) {
+        return refuse(answer, target.error());
+    }
+    if (target->carrier == MigrationTarget::Carrier::qemu) {
+        return refuse(answer, refuse_with("Pageferry cannot recover over " + uri + ": use tcp:, rdma: or unix:").error());
+    }
+    service_.migrate_recover(uri, reply_to(answer));
+}
+
+void MigrationCommands::migrate_continue(const nlohmann::json& arguments, const Answer& answer) {
+    Arguments reader{arguments};
+    const std::string wanted = reader.required_enum("state", status_names);
+    if (const auto done = reader.finish(); !done) {
+        return refuse(answer, done.error());
+    }
+    // QEMU looks at the outgoing migration alone.
+    const Status status = service_.side() == Side::source ? service_.status() : Status::none;
+    if (wanted != statemachine::name_of(status)) {
+        return refuse(answer,
+                      refuse_with("Migration not in expected state: " + std::string{statemachine::name_of(status)}).error());
+    }
+    if (status == Status::pre_switchover) {
+        service_.migrate_continue(reply_to(answer));
+    } else {
+        answer(json::object());
+    }
+}
+
+void MigrationCommands::start_native(bool incoming, const Answer& answer, const std::function<void()>& pass_on) {
+    service_.begin_native(incoming, [answer, pass_on](const Result<void>& done) {
+        if (done) {
+            pass_on();
+        } else {
+            refuse(answer, done.error());
+        }
+    });
+}
+
+Result<void> MigrationCommands::set_capabilities(const nlohmann::json& arguments) {
+    Capabilities next = capabilities_;
+    if (auto done = next.set(arguments); !done) {
+        return done;
+    }
+    if (service_.side() == Side::source && statemachine::is_running(service_.status())) {
+        return refuse_with("There's a migration process in progress");
+    }
+    capabilities_ = std::move(next);
+    return {};
+}
+
+Result<void> MigrationCommands::set_parameters(const nlohmann::json& arguments) {
+    auto done = parameters_.set(arguments);
+    if (done) {
+        service_.parameters_changed(parameters_);
+    }
+    return done;
+}
+
+} // namespace pageferry::monitor

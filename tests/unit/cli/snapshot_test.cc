@@ -1,0 +1,66 @@
+#include "cli/snapshot.h"
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+namespace pageferry::cli {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+
+TEST(Snapshots, ReadWhatQemuSays) {
+    // QEMU 7.2 in the middle of a precopy.
+    const Snapshot now =
+        parse_snapshot(json::parse(R"({"expected-downtime": 300, "status": "active", "setup-time": 1, "total-time": 2004,
+        "ram": {"total": 285810688, "postcopy-requests": 0, "dirty-sync-count": 1, "multifd-bytes": 0, "pages-per-second": 11380,
+                "downtime-bytes": 0, "page-size": 4096, "remaining": 80670720, "postcopy-bytes": 0, "mbps": 8.0,
+                "transferred": 626999, "dirty-sync-missed-zero-copy": 0, "precopy-bytes": 626999, "duplicate": 50000, "dirty-pages-rate": 10,
+                "skipped": 0, "normal-bytes": 4096, "normal": 1}})"));
+    EXPECT_EQ(now.status, "active");
+    EXPECT_EQ(now.total, 285810688U);
+    EXPECT_EQ(now.remaining, 80670720U);
+    EXPECT_EQ(now.transferred, 626999U);
+    EXPECT_EQ(now.processed, 50001U * 4096);
+    EXPECT_EQ(now.rate, 1e6);
+    EXPECT_EQ(now.dirty_rate, 40960.0);
+    EXPECT_EQ(now.rounds, 1U);
+    EXPECT_EQ(now.total_time, milliseconds{2004});
+    EXPECT_EQ(now.setup_time, milliseconds{1});
+    EXPECT_EQ(now.expected_downtime, milliseconds{300});
+    EXPECT_FALSE(now.downtime);
+}
+
+TEST(Snapshots, ReadTheReasonOfAFailure) {
+    const Snapshot now = parse_snapshot({{"status", "failed"}, {"error-desc", "Connection refused"}});
+    EXPECT_EQ(now.status, "failed");
+    EXPECT_EQ(now.error, "Connection refused");
+}
+
+TEST(Snapshots, TakeAnythingForMissing) {
+    EXPECT_EQ(parse_snapshot(json::object()).status, "none");
+    EXPECT_EQ(parse_snapshot(json{}).status, "none");
+    EXPECT_EQ(parse_snapshot(json::array()).status, "none");
+    EXPECT_EQ(parse_snapshot({{"status", 7}}).status, "none");
+    const Snapshot odd =
+        parse_snapshot(json::parse(R"({"status": "active", "total-time": -1, "downtime": "soon", "error-desc": {},
+        "ram": {"total": -5, "remaining": 1.5, "transferred": null, "mbps": -1, "dirty-pages-rate": "many", "page-size": 0.5}})"));
+    EXPECT_FALSE(odd.total || odd.remaining || odd.transferred || odd.rate || odd.dirty_rate || odd.total_time || odd.downtime);
+    EXPECT_FALSE(parse_snapshot({{"status", "active"}, {"ram", 3}}).total);
+}
+
+TEST(Statuses, AreSortedIntoEndsAndTheRest) {
+    for (const char* end : {"completed", "failed", "cancelled"}) {
+        EXPECT_TRUE(is_final(end));
+        EXPECT_FALSE(is_under_way(end));
+    }
+    for (const char* on_the_way :
+         {"setup", "active", "cancelling", "failing", "device", "pre-switchover", "postcopy-active", "postcopy-paused"}) {
+        EXPECT_FALSE(is_final(on_the_way));
+        EXPECT_TRUE(is_under_way(on_the_way));
+    }
+    EXPECT_FALSE(is_under_way("none"));
+}
+
+} // namespace
+} // namespace pageferry::cli

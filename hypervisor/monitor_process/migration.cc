@@ -1,0 +1,352 @@
+#include "hypervisor/monitor_process/migration.h"
+
+#include "hypervisor/monitor_process/guest_ram.h"
+#include "hypervisor/monitor_process/query_migrate.h"
+
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#include <boost/asio/post.hpp>
+
+#include <algorithm>
+#include <cerrno>
+#include <new>
+#include <utility>
+
+namespace pageferry::hypervisor {
+
+using nlohmann::json;
+using statemachine::Cause;
+using statemachine::Side;
+using statemachine::Status;
+
+namespace {
+// A command of QEMU's that it carries alone and refuses at once gives no event: this is when we look whether it began at all.
+constexpr std::chrono::milliseconds native_start_limit{1000};
+
+bool is_directory(const std::string& path) {
+    struct stat status{};
+    return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+Error not_now(const std::string& reason) {
+    return make_error(ErrorCode::state, {}, {}, reason);
+}
+} // namespace
+
+Migration::Migration(boost::asio::io_context& io, const MonitorConfig& config, std::string mover_program, Fd agent,
+                     monitor::QmpBackend& qmp, const monitor::Capabilities& capabilities, const monitor::Parameters& parameters,
+                     monitor::EventSink& sink, Log log)
+    : io_(io), config_(config), mover_program_(std::move(mover_program)), agent_(std::move(agent)), qmp_(qmp),
+      capabilities_(capabilities), parameters_(parameters), sink_(sink), log_(std::move(log)),
+      qemu_(qmp, QemuDriver::Handlers{.stopped = [this] { tell_mover({{"type", "guest"}, {"what", "stopped"}}); },
+                                      .ended = [this] { qemu_ended(); },
+                                      .failed =
+                                          [this](const Error& error) {
+                                              tell_mover({{"type", "guest"}, {"what", "failed"}, {"error", to_json(error)}});
+                                          }}),
+      machine_(std::make_unique<statemachine::Machine>(config.incoming_given ? Side::destination : Side::source, events_)),
+      deadline_(io), native_check_(io), incoming_(config.incoming_given && !config.incoming_native),
+      autostart_(config.autostart) {}
+
+Migration::~Migration() {
+    mover_.reset();
+    if (page_ != nullptr) {
+        ::munmap(page_, engine::ControlPage::size);
+    }
+}
+
+void Migration::qemu_event(const std::string& name, const json& event) {
+    if (native_) {
+        if (name == "MIGRATION" && event.is_object() && event.contains("data") && event["data"].is_object()) {
+            native_event(event["data"].value("status", std::string{}));
+        }
+        return;
+    }
+    qemu_.event(name, event);
+}
+
+void Migration::migrate(const monitor::MigrateRequest& request, monitor::Reply reply) {
+    if (preparing_) {
+        return reply(std::unexpected(not_now("There's a migration process in progress")));
+    }
+    if (!config_.untracked_writers.empty()) {
+        std::string names;
+        for (const auto& writer : config_.untracked_writers) {
+            names += (names.empty() ? "" : ", ") + writer;
+        }
+        return reply(std::unexpected(make_error(
+            ErrorCode::unsupported, "migrate", config_.guest_name,
+            "devices write guest RAM from outside QEMU, where no page of theirs is seen: " + names, "unplug them first")));
+    }
+    preparing_ = true;
+    qmp_.execute("query-status", json::object(),
+                 [this, uri = request.uris.front(), reply = std::move(reply)](Result<json> answer) mutable {
+                     if (answer && answer->is_object() && answer->value("status", "") == "postmigrate") {
+                         preparing_ = false;
+                         return reply(std::unexpected(not_now("Can't migrate the vm that was paused due to previous migration")));
+                     }
+                     prepare(Side::source, std::move(uri), std::move(reply));
+                 });
+}
+
+void Migration::migrate_incoming(const monitor::IncomingRequest& request, monitor::Reply reply) {
+    if (preparing_) {
+        return reply(std::unexpected(not_now("The incoming migration has already been started")));
+    }
+    exit_on_error_ = request.exit_on_error;
+    prepare(Side::destination, request.uris.front(), std::move(reply));
+}
+
+void Migration::prepare(Side side, std::string uri, monitor::Reply reply) {
+    preparing_ = true;
+    next_side_ = side;
+    uri_ = std::move(uri);
+    reply_ = std::move(reply);
+    with_all_backends([this](Result<std::vector<RamBackend>> backends) {
+        if (!backends) {
+            return refuse(backends.error());
+        }
+        if (auto started = start_mover(*backends); !started) {
+            refuse(started.error());
+        }
+    });
+}
+
+// The backends of the command line, and those that were added since (memory hotplug).
+void Migration::with_all_backends(std::function<void(Result<std::vector<RamBackend>>)> done) {
+    qmp_.execute("query-memdev", json::object(), [this, done = std::move(done)](Result<json> answer) {
+        if (!answer) {
+            return done(std::unexpected(std::move(answer.error())));
+        }
+        auto backends = std::make_shared<std::vector<RamBackend>>(config_.ram);
+        std::vector<std::string> unknown;
+        for (const auto& device : *answer) {
+            const std::string id = device.is_object() ? device.value("id", std::string{}) : std::string{};
+            const bool known = std::ranges::any_of(config_.ram, [&](const RamBackend& one) { return one.id == id; });
+            if (!known && !id.empty()) {
+                backends->push_back(RamBackend{.id = id, .size = device.value("size", std::uint64_t{0}), .mem_path = {}});
+                unknown.push_back(id);
+            }
+        }
+        if (unknown.empty()) {
+            return done(std::move(*backends));
+        }
+        auto open = std::make_shared<std::size_t>(unknown.size());
+        for (const auto& id : unknown) {
+            qmp_.execute("qom-get", {{"path", "/objects/" + id}, {"property", "mem-path"}},
+                         [backends, open, id, done](Result<json> path) {
+                             const auto backend = std::ranges::find(*backends, id, &RamBackend::id);
+                             backend->mem_path = path && path->is_string() ? path->get<std::string>() : std::string{};
+                             backend->directory = is_directory(backend->mem_path);
+                             if (--*open == 0) {
+                                 done(std::move(*backends));
+                             }
+                         });
+        }
+    });
+}
+
+Result<void> Migration::start_mover(const std::vector<RamBackend>& backends) {
+    auto handles = agent_.handles();
+    if (!handles) {
+        return std::unexpected(std::move(handles.error()));
+    }
+    auto mappings = agent_.mappings();
+    if (!mappings) {
+        return std::unexpected(std::move(mappings.error()));
+    }
+    auto blocks = find_guest_ram(backends, std::move(*mappings));
+    if (!blocks) {
+        return std::unexpected(std::move(blocks.error()));
+    }
+    tracked_.clear();
+    Fd page;
+    PAGEFERRY_TRY(new_control_page(page));
+    MoverStart start{.side = next_side_,
+                     .uri = uri_,
+                     .lanes = parameters_.multifd_channels(),
+                     .dead_peer = parameters_.dead_peer_timeout(),
+                     .connect_timeout = parameters_.connect_timeout(),
+                     .pause_before_switchover = capabilities_.on("pause-before-switchover")};
+    if (::getrandom(start.session.data(), start.session.size(), 0) != static_cast<ssize_t>(start.session.size())) {
+        return std::unexpected(errno_error(errno, "getrandom", "session id"));
+    }
+    std::vector<int> fds{page.get()};
+    if (next_side_ == Side::source) {
+        const auto give = [&fds](const AgentHandle& handle, bool& has) {
+            has = static_cast<bool>(handle.fd);
+            if (has) {
+                fds.push_back(handle.fd.get());
+            }
+        };
+        give(handles->tracking, start.has_userfaultfd);
+        give(handles->pagemap, start.has_pagemap);
+        give(handles->clear_refs, start.has_clear_refs);
+        if (!start.has_userfaultfd && !start.has_clear_refs) {
+            return std::unexpected(errno_error(handles->tracking.error, "userfaultfd", "QEMU",
+                                               "start QEMU as root, or give its user access to /dev/userfaultfd"));
+        }
+        tracking_ = std::move(handles->tracking.fd);
+    }
+    for (auto& block : *blocks) {
+        fds.push_back(block.file.get());
+        start.blocks.push_back(block.info);
+        tracked_.push_back(block.info);
+    }
+    auto mover = MoverProcess::start(io_, mover_program_,
+                                     {.message = [this](LinkMessage& message) { mover_message(message); },
+                                      .ended = [this](const std::string& how) { mover_ended(how); }});
+    if (!mover) {
+        return std::unexpected(std::move(mover.error()));
+    }
+    PAGEFERRY_TRY((*mover)->send(to_json(start), fds));
+    mover_ = std::move(*mover);
+    return {};
+}
+
+Result<void> Migration::new_control_page(Fd& memory) {
+    memory = Fd{::memfd_create("pageferry-control", MFD_CLOEXEC)};
+    if (!memory || ::ftruncate(memory.get(), engine::ControlPage::size) != 0) {
+        return std::unexpected(errno_error(errno, "memfd_create", "control page"));
+    }
+    void* mapped = ::mmap(nullptr, engine::ControlPage::size, PROT_READ | PROT_WRITE, MAP_SHARED, memory.get(), 0);
+    if (mapped == MAP_FAILED) {
+        return std::unexpected(errno_error(errno, "mmap", "control page"));
+    }
+    if (page_ != nullptr) {
+        ::munmap(page_, engine::ControlPage::size);
+    }
+    page_ = new (mapped) engine::ControlPage;
+    parameters_changed(parameters_);
+    return {};
+}
+
+void Migration::parameters_changed(const monitor::Parameters& parameters) {
+    if (page_ != nullptr) {
+        page_->limits.max_bandwidth = parameters.max_bandwidth();
+        page_->limits.downtime_limit_ms = static_cast<std::uint64_t>(parameters.downtime_limit().count());
+        page_->limits.switchover_bandwidth = parameters.avail_switchover_bandwidth();
+    }
+}
+
+// Nothing has begun: the user gets the reason, and everything is as it was.
+void Migration::refuse(const Error& error) {
+    preparing_ = false;
+    end_mover();
+    log_("refused: " + error.to_string());
+    std::exchange(reply_, nullptr)(std::unexpected(error));
+}
+
+// The mover is ready. The event comes before the reply: libvirt depends on it.
+void Migration::begun() {
+    preparing_ = false;
+    machine_ = std::make_unique<statemachine::Machine>(next_side_, events_);
+    native_result_ = {};
+    started_ = std::chrono::steady_clock::now();
+    finished_.reset();
+    was_running_ = true;
+    committed_ = false;
+    load_told_ = false;
+    ran_ = false;
+    completing_ = false;
+    move(Status::setup, Cause::requested);
+    std::exchange(reply_, nullptr)({});
+}
+
+void Migration::migrate_cancel(monitor::Reply reply) {
+    if (preparing_ && next_side_ == Side::source && reply_) {
+        refuse(make_error(ErrorCode::cancelled, "migrate", uri_, "cancelled before it began"));
+        return reply({});
+    }
+    const Status now = status();
+    const bool can_be = now == Status::setup || now == Status::active || now == Status::pre_switchover || now == Status::device;
+    // QEMU says nothing where there is nothing to cancel, and nothing where it is too late.
+    if (machine_->side() == Side::source && can_be && !committed_ && !completing_) {
+        move(Status::cancelling, Cause::requested);
+        tell_mover({{"type", "cancel"}});
+        clean_up();
+    }
+    reply({});
+}
+
+void Migration::migrate_continue(monitor::Reply reply) {
+    tell_mover({{"type", "continue"}});
+    reply({});
+}
+
+// The states in which these do something are those of a postcopy; until there is one, the commands are refused before they come
+// here.
+void Migration::migrate_pause(monitor::Reply reply) {
+    reply(std::unexpected(not_now("migrate-pause is currently only supported during postcopy-active or postcopy-recover state")));
+}
+void Migration::migrate_recover(const std::string& /*uri*/, monitor::Reply reply) {
+    reply(std::unexpected(not_now("Migrate recover can only be run when postcopy is paused.")));
+}
+void Migration::migrate_start_postcopy(monitor::Reply reply) {
+    reply(std::unexpected(not_now("Enable postcopy with migrate_set_capability before the start of migration")));
+}
+
+json Migration::query_migrate() const {
+    if (!native_result_.is_null()) {
+        return native_result_;
+    }
+    const auto end = finished_.value_or(std::chrono::steady_clock::now());
+    return hypervisor::query_migrate(
+        MigrationView{.side = machine_->side(),
+                      .status = machine_->status(),
+                      .error = machine_->error(),
+                      .total_time = std::chrono::duration_cast<std::chrono::milliseconds>(end - started_),
+                      .progress = page_ != nullptr ? &page_->progress : nullptr,
+                      .blocked_reasons = config_.untracked_writers});
+}
+
+bool Migration::hold_run_state(bool run) {
+    if (incoming_) {
+        autostart_ = run;
+        return true;
+    }
+    // The guest stands still for the switchover: what the user wants holds for wherever it goes on.
+    const Status now = status();
+    if (machine_->side() == Side::source && (now == Status::pre_switchover || now == Status::device)) {
+        was_running_ = run;
+        return true;
+    }
+    return false;
+}
+
+void Migration::begin_native(bool incoming, monitor::Reply reply) {
+    qemu_.use_settings_of(capabilities_, parameters_, [this, incoming, reply = std::move(reply)](Result<void> set) {
+        if (!set) {
+            return reply(std::move(set));
+        }
+        native_ = true;
+        native_incoming_ = incoming;
+        native_begun_ = false;
+        native_check_.expires_after(native_start_limit);
+        native_check_.async_wait([this](const boost::system::error_code& error) {
+            if (!error && native_ && !native_begun_) {
+                native_ = false; // QEMU refused it, and has said so itself
+            }
+        });
+        reply({});
+    });
+}
+
+void Migration::native_event(const std::string& status) {
+    native_begun_ = true;
+    if (status != "completed" && status != "failed" && status != "cancelled") {
+        return;
+    }
+    // QEMU's figures are the answer to query-migrate until the next migration of ours.
+    qmp_.execute("query-migrate", json::object(), [this, completed = status == "completed"](Result<json> answer) {
+        native_result_ = answer ? std::move(*answer) : json::object();
+        native_ = false;
+        if (native_incoming_ && completed && std::exchange(incoming_, false) && autostart_) {
+            qemu_.run([](const Result<void>&) {}); // it was held by the -S of ours
+        }
+    });
+}
+
+} // namespace pageferry::hypervisor

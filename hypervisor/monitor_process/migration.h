@@ -1,0 +1,133 @@
+// The migrations of one QEMU: the authority on their state, between the user's commands, QEMU, and the mover.
+//
+// The state machine here is the one users see. A mover's word moves it only where the table allows, `completed` only after this
+// side has committed (source) or run the guest (destination). A mover that dies is a failed migration before that point, and
+// `postcopy-paused` after it. On the source, failing and cancelling last until the guest is as it was. Threads: the monitor
+// process's one thread.
+#pragma once
+
+#include "engine/control_page.h"
+#include "hypervisor/monitor_process/mover_process.h"
+#include "hypervisor/monitor_process/qemu_driver.h"
+#include "hypervisor/qemu/agent_client.h"
+#include "hypervisor/qemu/monitor_config.h"
+#include "monitor/capabilities.h"
+#include "monitor/migration_service.h"
+#include "monitor/parameters.h"
+#include "monitor/qmp_server.h"
+#include "statemachine/machine.h"
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace pageferry::hypervisor {
+
+class Migration final : public monitor::MigrationService {
+public:
+    using Log = std::function<void(const std::string&)>;
+
+    Migration(boost::asio::io_context& io, const MonitorConfig& config, std::string mover_program, Fd agent,
+              monitor::QmpBackend& qmp, const monitor::Capabilities& capabilities, const monitor::Parameters& parameters,
+              monitor::EventSink& sink, Log log);
+    ~Migration() override;
+
+    // An event of the private monitor.
+    void qemu_event(const std::string& name, const nlohmann::json& event);
+
+    [[nodiscard]] statemachine::Side side() const override {
+        return incoming_ ? statemachine::Side::destination : statemachine::Side::source;
+    }
+    [[nodiscard]] statemachine::Status status() const override { return machine_->status(); }
+    void migrate(const monitor::MigrateRequest& request, monitor::Reply reply) override;
+    void migrate_incoming(const monitor::IncomingRequest& request, monitor::Reply reply) override;
+    void migrate_cancel(monitor::Reply reply) override;
+    void migrate_continue(monitor::Reply reply) override;
+    void migrate_pause(monitor::Reply reply) override;
+    void migrate_recover(const std::string& uri, monitor::Reply reply) override;
+    void migrate_start_postcopy(monitor::Reply reply) override;
+    [[nodiscard]] nlohmann::json query_migrate() const override;
+    bool hold_run_state(bool run) override;
+    void begin_native(bool incoming, monitor::Reply reply) override;
+    [[nodiscard]] bool is_native() const override { return native_; }
+    void parameters_changed(const monitor::Parameters& parameters) override;
+
+private:
+    // Finding RAM, then a mover that is ready, then `setup` and the reply; whatever fails before that changes nothing.
+    void prepare(statemachine::Side side, std::string uri, monitor::Reply reply);
+    void with_all_backends(std::function<void(Result<std::vector<RamBackend>>)> done);
+    Result<void> start_mover(const std::vector<RamBackend>& backends);
+    Result<void> new_control_page(Fd& memory);
+    void refuse(const Error& error);
+    void begun();
+
+    void mover_message(LinkMessage& message);
+    void mover_status(const LinkMessage& message);
+    void mover_request(std::uint64_t id, const LinkMessage& message);
+    void mover_ended(const std::string& how);
+    void answer(std::uint64_t id, const Result<void>& result, nlohmann::json details = nlohmann::json::object(),
+                const Fd& fd = {});
+    void answer(std::uint64_t id, const Result<Fd>& stream, nlohmann::json details);
+    void tell_mover(const nlohmann::json& message);
+    void end_mover();
+
+    void run_guest(std::uint64_t id, bool running);
+    void qemu_ended();
+    void complete();
+    void attempt_failed(const std::string& text);
+    void clean_up();
+    bool move(statemachine::Status to, statemachine::Cause cause, const std::string& error = {});
+    void report();
+    void native_event(const std::string& status);
+
+    boost::asio::io_context& io_;
+    const MonitorConfig& config_;
+    std::string mover_program_;
+    AgentClient agent_;
+    monitor::QmpBackend& qmp_;
+    const monitor::Capabilities& capabilities_;
+    const monitor::Parameters& parameters_;
+    monitor::EventSink& sink_;
+    Log log_;
+    QemuDriver qemu_;
+    statemachine::EventQueue events_;
+    std::unique_ptr<statemachine::Machine> machine_;
+    std::unique_ptr<MoverProcess> mover_;
+    engine::ControlPage* page_ = nullptr;
+    boost::asio::steady_timer deadline_; // of the end of the mover, or of QEMU's own migration
+    boost::asio::steady_timer native_check_;
+    Fd tracking_;                               // the userfaultfd that tracks dirty pages
+    std::vector<memory::RamBlockInfo> tracked_; // what it may be registered for
+
+    // the attempt being prepared
+    statemachine::Side next_side_ = statemachine::Side::source;
+    std::string uri_;
+    monitor::Reply reply_;
+    bool preparing_ = false;
+    // the attempt under way
+    std::chrono::steady_clock::time_point started_;
+    std::optional<std::chrono::steady_clock::time_point> finished_;
+    bool was_running_ = true;
+    bool committed_ = false; // source: the permit may have been sent
+    bool load_told_ = false; // destination: device state is loaded and the mover knows: the source may send its permit
+    bool ran_ = false;       // destination: the guest was run here
+    bool completing_ = false;
+    bool cleaning_up_ = false;
+    bool exit_on_error_ = true;
+    // the guest's run state on a destination
+    bool incoming_;  // -incoming was given, and the guest has not become this side's
+    bool autostart_; // it is to run when it may
+    // a migration that QEMU carries alone
+    bool native_ = false;
+    bool native_incoming_ = false;
+    bool native_begun_ = false;
+    nlohmann::json native_result_;
+};
+
+} // namespace pageferry::hypervisor

@@ -1,0 +1,274 @@
+// The part of Migration that deals with its mover: what it says, what it asks for, and its end.
+#include "hypervisor/monitor_process/guest_ram.h"
+#include "hypervisor/monitor_process/migration.h"
+
+#include <boost/asio/post.hpp>
+
+#include <utility>
+
+namespace pageferry::hypervisor {
+
+using nlohmann::json;
+using statemachine::Cause;
+using statemachine::Side;
+using statemachine::Status;
+
+namespace {
+// A mover that was told to stop, and QEMU that is about to say that its own migration has ended, get so long.
+constexpr std::chrono::seconds mover_end_limit{2};
+constexpr std::chrono::seconds qemu_end_limit{5};
+} // namespace
+
+void Migration::tell_mover(const json& message) {
+    if (!mover_) {
+        return;
+    }
+    if (auto sent = mover_->send(message); !sent) {
+        log_(sent.error().to_string());
+        mover_->kill(); // it does not read: its end is the end of the attempt
+    }
+}
+
+void Migration::answer(std::uint64_t id, const Result<void>& result, json details, const Fd& fd) {
+    details["type"] = "reply";
+    details["id"] = id;
+    if (!result) {
+        details["error"] = to_json(result.error());
+    }
+    if (!mover_) {
+        return;
+    }
+    const int number = fd.get();
+    if (auto sent = mover_->send(details, fd ? std::span{&number, 1} : std::span<const int>{}); !sent) {
+        log_(sent.error().to_string());
+        mover_->kill();
+    }
+}
+
+void Migration::answer(std::uint64_t id, const Result<Fd>& stream, json details) {
+    if (stream) {
+        answer(id, Result<void>{}, std::move(details), *stream);
+    } else {
+        answer(id, Result<void>{std::unexpect, stream.error()}, std::move(details));
+    }
+}
+
+void Migration::end_mover() {
+    if (mover_) {
+        // It may be this very mover's message that is being handled.
+        boost::asio::post(io_, [mover = std::shared_ptr<MoverProcess>{std::move(mover_)}]() mutable { mover.reset(); });
+    }
+}
+
+void Migration::mover_message(LinkMessage& message) {
+    const std::string type = message.text("type");
+    if (type == "ready" && preparing_) {
+        begun();
+    } else if (type == "refused" && preparing_) {
+        refuse(error_from(message.body.value("error", json::object())));
+    } else if (type == "status" && !preparing_) {
+        mover_status(message);
+    } else if (type == "request" && !preparing_) {
+        mover_request(message.number("id"), message);
+    }
+}
+
+bool Migration::move(Status to, Cause cause, const std::string& error) {
+    const auto moved = machine_->transition(to, cause, error);
+    if (!moved) {
+        log_(moved.error().to_string());
+        return false;
+    }
+    switch (to) {
+    case Status::completed:
+    case Status::failed:
+    case Status::cancelled: finished_ = std::chrono::steady_clock::now(); break;
+    default: break;
+    }
+    report();
+    return true;
+}
+
+void Migration::report() {
+    while (auto event = events_.take()) {
+        log_(std::string{statemachine::name_of(event->side)} + ": " + std::string{statemachine::name_of(event->from)} + " -> " +
+             std::string{statemachine::name_of(event->to)} + (event->error.empty() ? "" : ": " + event->error));
+        sink_.broadcast("MIGRATION", {{"status", std::string{statemachine::name_of(event->to)}}});
+    }
+}
+
+void Migration::mover_status(const LinkMessage& message) {
+    const auto to = statemachine::status_from_name(message.text("to"));
+    const std::string error = message.text("error");
+    if (!to) {
+        return;
+    }
+    const bool source = machine_->side() == Side::source;
+    switch (*to) {
+    case Status::active: move(Status::active, Cause::connected); break;
+    case Status::pre_switchover: move(Status::pre_switchover, Cause::stopped); break;
+    case Status::device: move(Status::device, Cause::stopped); break;
+    case Status::failing:
+    case Status::failed: attempt_failed(error); break;
+    case Status::postcopy_paused:
+        if (source ? committed_ : load_told_) {
+            move(Status::postcopy_paused, Cause::connection_lost, error);
+        } else {
+            attempt_failed(error);
+        }
+        break;
+    case Status::completed:
+        if (source && committed_) {
+            complete();
+        } else if (!source && ran_) {
+            move(Status::completed, Cause::finished);
+        }
+        break;
+    default: break; // cancelling: it was told so by us
+    }
+}
+
+void Migration::mover_request(std::uint64_t id, const LinkMessage& message) {
+    const std::string what = message.text("what");
+    const bool source = machine_->side() == Side::source;
+    const Status now = status();
+    if (what == request::start_device_save && source && now == Status::active) {
+        qemu_.start_save([this, id](Result<Fd> stream, bool was_running) {
+            was_running_ = was_running;
+            answer(id, stream, {{"running", was_running}});
+        });
+    } else if (what == request::finish_device_save && source && now == Status::device) {
+        qemu_.finish_save([this, id](const Result<void>& saved) { answer(id, saved); });
+    } else if (what == request::commit && source && now == Status::device) {
+        // From here on a cancel comes too late, and only the destination's own word can bring the guest back.
+        committed_ = true;
+        answer(id, Result<void>{});
+    } else if (what == request::start_device_load && !source && now == Status::active) {
+        qemu_.start_load(parameters_, [this, id](Result<Fd> stream) { answer(id, stream, json::object()); });
+    } else if (what == request::run && !source && load_told_ && now == Status::active) {
+        run_guest(id, message.flag("running"));
+    } else {
+        answer(id, Result<void>{std::unexpect, make_error(now == Status::cancelling ? ErrorCode::cancelled : ErrorCode::state,
+                                                          what, {}, "not in state " + std::string{statemachine::name_of(now)})});
+    }
+}
+
+void Migration::run_guest(std::uint64_t id, bool running) {
+    const auto ran = [this, id](const Result<void>& result) {
+        if (result) {
+            ran_ = true;
+            incoming_ = false;
+        }
+        answer(id, result);
+        if (result && !mover_) {
+            move(Status::completed, Cause::finished); // the guest is here, whatever became of its mover
+        }
+    };
+    if (running && autostart_) {
+        qemu_.run(ran);
+    } else {
+        ran({}); // it goes on standing still, now as this side's own
+    }
+}
+
+// QEMU's own migration is over.
+void Migration::qemu_ended() {
+    if (machine_->side() == Side::destination && qemu_.succeeded()) {
+        load_told_ = true;
+        tell_mover({{"type", "guest"}, {"what", "loaded"}});
+    }
+    if (completing_) {
+        deadline_.cancel();
+        completing_ = false;
+        move(Status::completed, Cause::finished);
+    }
+}
+
+// The destination runs the guest. QEMU's own migration ends with the last byte of its return path, about now.
+void Migration::complete() {
+    stop_tracking(tracking_, tracked_);
+    if (!qemu_.active()) {
+        move(Status::completed, Cause::finished);
+        return;
+    }
+    completing_ = true;
+    deadline_.expires_after(qemu_end_limit);
+    deadline_.async_wait([this](const boost::system::error_code& error) {
+        if (!error && completing_) {
+            completing_ = false;
+            log_("QEMU has not ended its own migration in time");
+            move(Status::completed, Cause::finished);
+        }
+    });
+}
+
+void Migration::attempt_failed(const std::string& text) {
+    if (machine_->side() == Side::destination) {
+        if (!ran_ && move(Status::failed, Cause::error, text) && exit_on_error_) {
+            log_("the incoming migration has failed, so QEMU ends: " + text);
+            qemu_.fail_incoming();
+        }
+        return;
+    }
+    if (statemachine::is_legal(Side::source, status(), Status::failing, Cause::error) &&
+        move(Status::failing, Cause::error, text)) {
+        committed_ = false; // the destination said that it did not run the guest
+        clean_up();
+    }
+}
+
+// In failing or cancelling: first the mover goes, then the guest is put back, then the state says so.
+void Migration::clean_up() {
+    if (mover_) {
+        deadline_.expires_after(mover_end_limit);
+        deadline_.async_wait([this](const boost::system::error_code& error) {
+            if (!error && mover_) {
+                log_("the mover did not end in time and is killed");
+                mover_->kill();
+            }
+        });
+        return; // mover_ended() comes back here
+    }
+    deadline_.cancel();
+    if (std::exchange(cleaning_up_, true)) {
+        return;
+    }
+    stop_tracking(tracking_, tracked_);
+    qemu_.restore(was_running_, [this](const Result<void>& restored) {
+        cleaning_up_ = false;
+        if (!restored) {
+            log_("putting the guest back: " + restored.error().to_string());
+        }
+        move(status() == Status::cancelling ? Status::cancelled : Status::failed, Cause::cleaned_up);
+    });
+}
+
+void Migration::mover_ended(const std::string& how) {
+    end_mover();
+    const std::string text = "the mover process ended in the middle: " + how;
+    if (preparing_) {
+        return refuse(make_error(ErrorCode::internal, "start", "mover", text, "its log says why"));
+    }
+    const Status now = status();
+    if (now == Status::failing || now == Status::cancelling) {
+        return clean_up();
+    }
+    if (completing_ || !statemachine::is_running(now)) {
+        return;
+    }
+    if (machine_->side() == Side::source) {
+        if (committed_) {
+            move(Status::postcopy_paused, Cause::connection_lost, text);
+        } else {
+            attempt_failed(text);
+        }
+    } else if (ran_) {
+        move(Status::completed, Cause::finished);
+    } else if (load_told_) {
+        move(Status::postcopy_paused, Cause::connection_lost, text);
+    } else {
+        attempt_failed(text);
+    }
+}
+
+} // namespace pageferry::hypervisor

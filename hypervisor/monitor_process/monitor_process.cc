@@ -1,0 +1,162 @@
+#include "hypervisor/monitor_process/monitor_process.h"
+
+#include <spdlog/spdlog.h>
+
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <string>
+#include <utility>
+
+namespace pageferry::hypervisor {
+
+namespace {
+
+// A client that does not read holds nobody up for longer.
+constexpr std::chrono::milliseconds last_words_limit{500};
+
+void log_line(const std::string& line) {
+    spdlog::info("{}", line);
+}
+
+// The mover lies beside this program.
+std::string mover_program() {
+    std::error_code error;
+    const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+    return (self.parent_path() / "pageferry-mover").string();
+}
+
+} // namespace
+
+MonitorProcess::MonitorProcess(MonitorConfig config) : config_(std::move(config)), ready_(config_.ready_fd) {}
+
+MonitorProcess::~MonitorProcess() {
+    servers_.clear();
+    for (const auto& user : config_.user_monitors) {
+        if (!user.unlink_path.empty()) {
+            ::unlink(user.unlink_path.c_str());
+        }
+    }
+}
+
+void MonitorProcess::tell_launcher(char byte) {
+    // Only a launcher that daemonizes still listens after the first byte.
+    [[maybe_unused]] const auto written = ::write(ready_.get(), &byte, 1);
+}
+
+Result<void> MonitorProcess::start() {
+    qemu_.assign(config_.qemu_pidfd);
+    qemu_.async_wait(boost::asio::posix::stream_descriptor::wait_read, [this](const boost::system::error_code& error) {
+        if (!error) {
+            qemu_ended();
+        }
+    });
+    auto backend = monitor::QmpBackend::open(io_, Fd{config_.qmp_fd});
+    if (!backend) {
+        return std::unexpected(std::move(backend.error()));
+    }
+    qmp_ = std::move(*backend);
+    migration_ = std::make_unique<Migration>(io_, config_, mover_program(), Fd{config_.agent_fd}, *qmp_, capabilities_,
+                                             parameters_, sink_, log_line);
+    commands_ = std::make_unique<monitor::MigrationCommands>(*migration_, capabilities_, parameters_);
+    for (auto& user : config_.user_monitors) {
+        PAGEFERRY_TRY(serve(user));
+    }
+    qmp_->start({.ready =
+                     [this] {
+                         // Answered once QEMU's main loop runs, so once its start has succeeded.
+                         qmp_->execute("query-status", nlohmann::json::object(), [this](const Result<nlohmann::json>&) {
+                             tell_launcher(up_byte);
+                             ready_.reset();
+                             begin_incoming();
+                         });
+                     },
+                 .event = [this](const std::string& name, const nlohmann::json& event,
+                                 std::string_view) { migration_->qemu_event(name, event); },
+                 .reply = {},
+                 .closed = [] {}}); // the pidfd tells
+    tell_launcher(ready_byte);
+    return {};
+}
+
+// -incoming with a URI of ours: QEMU was started with `defer`.
+void MonitorProcess::begin_incoming() {
+    if (!config_.incoming_given || config_.incoming_native || config_.incoming == "defer") {
+        return;
+    }
+    commands_->handle(
+        "migrate-incoming", {{"uri", config_.incoming}},
+        [this](const monitor::QmpResult& result) {
+            if (!result) {
+                // QEMU itself would not have started.
+                spdlog::error("-incoming {}: {}", config_.incoming, result.error().desc);
+                qmp_->execute("quit", nlohmann::json::object(), [](const Result<nlohmann::json>&) {});
+            }
+        },
+        [] {});
+}
+
+Result<void> MonitorProcess::serve(UserMonitor& user) {
+    auto backend = monitor::QmpBackend::open(io_, Fd{std::exchange(user.backend_fd, -1)});
+    if (!backend) {
+        return std::unexpected(std::move(backend.error()));
+    }
+    monitor::Endpoint endpoint{
+        .kind = monitor::Endpoint::Kind::listening, .in = {}, .out = {}, .name = user.address, .pretty = user.pretty};
+    if (user.connected_fd >= 0) {
+        endpoint.kind = monitor::Endpoint::Kind::connected;
+        endpoint.in = Fd{std::exchange(user.connected_fd, -1)};
+    } else if (user.listen_fd >= 0) {
+        endpoint.in = Fd{std::exchange(user.listen_fd, -1)};
+    } else {
+        endpoint.kind = monitor::Endpoint::Kind::pair;
+        endpoint.in = Fd{std::exchange(user.input_fd, -1)};
+        endpoint.out = Fd{std::exchange(user.output_fd, -1)};
+    }
+    auto server = monitor::QmpServer::open(io_, std::move(endpoint), std::move(*backend), *commands_, sink_, log_line);
+    if (!server) {
+        return std::unexpected(std::move(server.error()));
+    }
+    (*server)->on_closed([this] {
+        --open_servers_;
+        end_if_served();
+    });
+    ++open_servers_;
+    servers_.push_back(std::move(*server));
+    return {};
+}
+
+void MonitorProcess::run() {
+    // A handler that throws (out of memory, a defect) ends its own event, not this process: QEMU's owner takes our end for the
+    // guest's.
+    for (;;) {
+        try {
+            io_.run();
+            return;
+        } catch (const std::exception& error) {
+            spdlog::error("an event could not be handled: {}", error.what());
+        }
+    }
+}
+
+// Each server shows its client what QEMU said last, then closes; QEMU's end is in their sockets already.
+void MonitorProcess::qemu_ended() {
+    spdlog::info("QEMU has ended");
+    qemu_gone_ = true;
+    last_words_.expires_after(last_words_limit);
+    last_words_.async_wait([this](const boost::system::error_code& error) {
+        if (!error) {
+            io_.stop();
+        }
+    });
+    end_if_served();
+}
+
+void MonitorProcess::end_if_served() {
+    if (qemu_gone_ && open_servers_ == 0) {
+        io_.stop();
+    }
+}
+
+} // namespace pageferry::hypervisor

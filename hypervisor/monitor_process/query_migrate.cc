@@ -1,0 +1,74 @@
+#include "hypervisor/monitor_process/query_migrate.h"
+
+#include <nlohmann/json.hpp>
+
+#include <cmath>
+
+namespace pageferry::hypervisor {
+
+using nlohmann::json;
+using statemachine::Status;
+
+namespace {
+
+json ram_figures(const engine::Progress& progress, std::chrono::milliseconds total_time) {
+    const std::uint64_t transferred = progress.ram_transferred;
+    const std::uint64_t page_size = progress.page_size != 0 ? progress.page_size.load() : 4096;
+    const double seconds = static_cast<double>(total_time.count()) / 1000.0;
+    // QEMU: the mean throughput of the whole migration once it is over, the present one before.
+    const double bits = static_cast<double>(progress.bandwidth) * 8;
+    const double mbps = bits > 0 ? bits / 1e6 : (seconds > 0 ? static_cast<double>(transferred) * 8 / 1e6 / seconds : 0);
+    return {{"total", progress.ram_total.load()},
+            {"remaining", progress.ram_remaining.load()},
+            {"transferred", transferred + progress.device_bytes.load()},
+            {"normal", transferred / page_size},
+            {"normal-bytes", transferred},
+            {"duplicate", progress.ram_hole.load() / page_size}, // QEMU: pages of zeros, here never sent
+            {"page-size", page_size},
+            {"mbps", std::round(mbps * 100) / 100},
+            {"pages-per-second", progress.bandwidth.load() / page_size},
+            {"dirty-pages-rate", progress.dirty_pages_rate.load()},
+            {"dirty-sync-count", progress.dirty_sync_count.load()},
+            {"precopy-bytes", transferred - progress.downtime_bytes.load()},
+            {"downtime-bytes", progress.downtime_bytes.load()},
+            {"multifd-bytes", transferred},
+            {"postcopy-requests", 0},
+            {"postcopy-bytes", 0},
+            {"dirty-sync-missed-zero-copy", 0}};
+}
+
+} // namespace
+
+json query_migrate(const MigrationView& view) {
+    json answer = json::object();
+    if (!view.blocked_reasons.empty()) {
+        answer["blocked-reasons"] = json(std::vector<std::string>(view.blocked_reasons.begin(), view.blocked_reasons.end()));
+    }
+    if (view.status == Status::none) {
+        return answer;
+    }
+    answer["status"] = std::string{statemachine::name_of(view.status)};
+    if (!view.error.empty()) {
+        answer["error-desc"] = view.error;
+    }
+    if (view.side == statemachine::Side::destination || view.progress == nullptr) {
+        return answer;
+    }
+    const auto& progress = *view.progress;
+    const bool over = view.status == Status::completed;
+    answer["total-time"] = view.total_time.count();
+    if (view.status == Status::setup) {
+        return answer;
+    }
+    answer["setup-time"] = progress.setup_us / 1000;
+    answer["ram"] = ram_figures(progress, view.total_time);
+    answer["x-pageferry-lanes"] = progress.lanes.load();
+    if (over) {
+        answer["downtime"] = (progress.downtime_us + 999) / 1000;
+    } else if (view.status != Status::failed && view.status != Status::cancelled) {
+        answer["expected-downtime"] = progress.expected_downtime_ms.load();
+    }
+    return answer;
+}
+
+} // namespace pageferry::hypervisor

@@ -1,0 +1,91 @@
+// A child process in the role of the hypervisor: it maps the same files, makes the userfaultfd, hands it over with its pagemap,
+// and writes pages when told to.
+//
+// One thread, the test's. The child dies with this object or with the test.
+#pragma once
+
+#include "base/fd.h"
+#include "memory/dirty_tracker.h"
+#include "memory/ram_block.h"
+
+#include <cstdint>
+#include <string>
+#include <sys/types.h>
+#include <vector>
+
+namespace pageferry::memory::testing {
+
+struct BlockSpec {
+    std::string name;
+    std::uint64_t pages = 0;
+    std::uint64_t file_offset_pages = 0;
+};
+
+class HypervisorProcess {
+public:
+    // Files of `page_size` pages (4096: tmpfs; more: hugetlbfs), one for each block, mapped on both sides.
+    HypervisorProcess(std::uint64_t page_size, const std::vector<BlockSpec>& specs);
+    HypervisorProcess(const HypervisorProcess&) = delete;
+    HypervisorProcess& operator=(const HypervisorProcess&) = delete;
+    ~HypervisorProcess();
+
+    [[nodiscard]] std::vector<const RamBlock*> blocks() const;
+    [[nodiscard]] const RamBlock& block(std::size_t index) const { return blocks_[index]; }
+    [[nodiscard]] TrackingHandles handles() const; // duplicates
+    [[nodiscard]] pid_t pid() const { return pid_; }
+
+    // Each waits until the child has done it.
+    void write(std::size_t block, const std::vector<std::uint64_t>& pages); // one byte in each, never the same value twice
+    void read(std::size_t block, std::uint64_t page);
+    void drop(std::size_t block, std::uint64_t first, std::uint64_t count);  // MADV_DONTNEED
+    void punch(std::size_t block, std::uint64_t first, std::uint64_t count); // MADV_REMOVE
+    // Makes the child do UFFDIO_API with these features, as another user of the descriptor would. The errno, 0 for success.
+    int handshake(std::uint64_t features);
+    // The child writes counters into random pages of all blocks until stop_writing(), which gives how many it wrote.
+    void start_writing(std::uint64_t seed);
+    std::uint64_t stop_writing();
+    void kill();
+
+private:
+    enum class Op : std::uint32_t { write, read, drop, punch, handshake, run, stop };
+    struct Command {
+        Op op = Op::stop;
+        std::uint32_t block = 0;
+        std::uint64_t first = 0;
+        std::uint64_t count = 0;
+    };
+    struct Mapping {
+        volatile std::byte* address = nullptr;
+        std::uint64_t pages = 0;
+    };
+    [[noreturn]] void child(int socket) const;
+    std::uint64_t obey(const Command& command, const std::vector<Mapping>& mappings, int userfaultfd, int socket) const;
+    std::uint64_t ask(const Command& command);
+    void receive_handles();
+
+    std::uint64_t page_size_;
+    std::vector<RamBlock> blocks_;
+    Fd socket_;
+    TrackingHandles handles_;
+    pid_t pid_ = -1;
+};
+
+// Reserves huge pages of 2 MiB for one test, and puts the kernel's setting back; one test at a time on a machine.
+class HugePages {
+public:
+    explicit HugePages(std::uint64_t pages);
+    HugePages(const HugePages&) = delete;
+    HugePages& operator=(const HugePages&) = delete;
+    ~HugePages();
+    [[nodiscard]] bool available() const { return available_; }
+
+private:
+    Fd setting_;
+    std::string before_;
+    bool available_ = false;
+};
+
+// An unnamed file on tmpfs (4096) or hugetlbfs (2 MiB).
+Fd make_ram_file(std::uint64_t page_size, std::uint64_t length);
+
+} // namespace pageferry::memory::testing

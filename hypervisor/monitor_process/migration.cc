@@ -341,7 +341,10 @@ void Migration::native_event(const std::string& status) {
     }
     // QEMU's figures are the answer to query-migrate until the next migration of ours.
     qmp_.execute("query-migrate", json::object(), [this, completed = status == "completed"](Result<json> answer) {
-        native_result_ = answer ? std::move(*answer) : json::object();
+        native_result_ = json::object();
+        if (answer) {
+            native_result_.swap(*answer);
+        }
         native_ = false;
         if (native_incoming_ && completed && std::exchange(incoming_, false) && autostart_) {
             qemu_.run([](const Result<void>&) {}); // it was held by the -S of ours

@@ -1,0 +1,50 @@
+// The parts the planner (command_line.cc) is made of; nobody else includes this.
+#pragma once
+
+#include "hypervisor/qemu/command_line.h"
+#include "hypervisor/qemu/launch_plan.h"
+#include "hypervisor/qemu/qemu_options.h"
+#include "hypervisor/qemu/text.h"
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace pageferry::hypervisor {
+
+// One option of the user's, and what stands in its place in the end.
+struct Word {
+    Option option;
+    std::optional<std::vector<PlannedArgument>> replacement; // empty vector: removed
+};
+
+struct CommandLine {
+    std::string binary;
+    std::vector<Word> words;
+    std::vector<PlannedArgument> added; // at the end
+    Properties machine;                 // all -machine and -M together, "type" is the machine type
+
+    [[nodiscard]] bool has(std::string_view name) const;
+    // The last value of this option.
+    [[nodiscard]] std::optional<std::string> value(std::string_view name) const;
+    void add(std::string text) { added.push_back({.before = std::move(text), .slot = Slot::none, .index = 0, .after = {}}); }
+};
+
+PlannedArgument plain_argument(std::string text);
+
+// Guest RAM on a shared file: adds a backend where there is none, checks those that are there, fills LaunchPlan::ram.
+Result<void> plan_ram(CommandLine& line, const Host& host, LaunchPlan& plan);
+
+// Takes over the user's control monitors and adds the private one; keeps the default human monitor, which QEMU would drop.
+Result<void> plan_monitors(CommandLine& line, LaunchPlan& plan);
+
+// Devices that write guest RAM without QEMU's page tables: fills LaunchPlan::untracked_writers.
+Result<void> find_untracked_writers(const CommandLine& line, LaunchPlan& plan);
+
+// What a -readconfig file must not hold, since the planner would have to change it; its devices are looked at too.
+Result<void> check_config_file(const Option& option, const Host& host, LaunchPlan& plan);
+
+// For find_untracked_writers and check_config_file: a name for a device that is one, such as "vfio-pci (hostdev0)".
+std::optional<std::string> untracked_writer(const Properties& device);
+
+} // namespace pageferry::hypervisor

@@ -96,6 +96,9 @@ public:
     explicit Transport(std::shared_ptr<const pf_transport> plugin) : plugin_(std::move(plugin)) {}
 
     [[nodiscard]] std::string name() const { return plugin_->name; }
+    [[nodiscard]] std::string description() const { return plugin_->description; }
+    // The plugin's own table, valid while this or anything made from it lives.
+    [[nodiscard]] const pf_transport& abi() const { return *plugin_; }
     Result<void> probe(const std::optional<std::string>& uri) const;
     Result<Listener> listen(const std::string& uri, const Options& options) const;
     Result<Connection> open(const std::string& uri, const Options& options) const;

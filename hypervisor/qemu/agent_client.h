@@ -28,7 +28,7 @@ struct AgentHandles {
     AgentHandle clear_refs;          // /proc/PID/clear_refs
 };
 
-// A shared mapping of a regular file in QEMU: guest RAM, and whatever else QEMU shares.
+// A shared mapping in QEMU: guest RAM, and whatever else QEMU shares (without fd where it is of no regular file: a device).
 struct AgentMapping {
     std::uint64_t address = 0;     // in QEMU
     std::uint64_t length = 0;      // bytes

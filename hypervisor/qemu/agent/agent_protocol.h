@@ -16,16 +16,18 @@
 #define PF_AGENT_PATH_BYTES 4096u
 
 /* Environment of the agent. Without PAGEFERRY_AGENT_FD it does nothing at all. */
-#define PF_AGENT_ENV_FD "PAGEFERRY_AGENT_FD"                 /* number of the socket */
-#define PF_AGENT_ENV_USERFAULTFD "PAGEFERRY_USERFAULTFD"     /* number of an open /dev/userfaultfd, optional */
-#define PF_AGENT_ENV_CLOSE_ON_EXEC "PAGEFERRY_CLOSE_ON_EXEC" /* "7,9": descriptors QEMU's children shall not inherit, optional   \
-                                                              */
-#define PF_AGENT_ENV_VERBOSE "PAGEFERRY_AGENT_VERBOSE"       /* one line on stderr when it cannot start, optional */
+#define PF_AGENT_ENV_FD "PAGEFERRY_AGENT_FD"             /* number of the socket */
+#define PF_AGENT_ENV_USERFAULTFD "PAGEFERRY_USERFAULTFD" /* number of an open /dev/userfaultfd, optional */
+#define PF_AGENT_ENV_CLOSE_ON_EXEC                                                                                               \
+    "PAGEFERRY_CLOSE_ON_EXEC"                          /* "7,9": descriptors QEMU's children shall not inherit, optional         \
+                                                        */
+#define PF_AGENT_ENV_VERBOSE "PAGEFERRY_AGENT_VERBOSE" /* one line on stderr when it cannot start, optional */
 
 enum pf_agent_request_type {
-    PF_AGENT_HANDLES = 1,     /* every handle made at start, as handle items; the agent keeps its own copies */
-    PF_AGENT_MAPPINGS = 2,    /* every shared mapping of a regular file, as mapping items */
-    PF_AGENT_ZAP = 3,         /* MADV_DONTNEED on address, length: only page table entries go, the file keeps its pages */
+    PF_AGENT_HANDLES = 1, /* every handle made at start, as handle items; the agent keeps its own copies */
+    PF_AGENT_MAPPINGS =
+        2,            /* every shared mapping, as mapping items; without descriptor where it is of no regular file that is open */
+    PF_AGENT_ZAP = 3, /* MADV_DONTNEED on address, length: only page table entries go, the file keeps its pages */
     PF_AGENT_USERFAULTFD = 4, /* one more userfaultfd, as one handle item: a userfaultfd takes UFFDIO_API only once */
     PF_AGENT_RELEASE = 5      /* closes the agent's copies of the fault userfaultfds; a later HANDLES gives EBADF for them */
 };

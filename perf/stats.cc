@@ -1,0 +1,19 @@
+#include "perf/stats.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace pageferry::perf {
+
+Spread spread_of(std::span<const double> samples) {
+    if (samples.empty()) {
+        return {};
+    }
+    std::vector<double> sorted{samples.begin(), samples.end()};
+    std::ranges::sort(sorted);
+    const std::size_t middle = sorted.size() / 2;
+    const double median = sorted.size() % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+    return Spread{.median = median, .min = sorted.front(), .max = sorted.back()};
+}
+
+} // namespace pageferry::perf

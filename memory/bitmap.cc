@@ -28,11 +28,11 @@ bool Bitmap::test(std::uint64_t page) const {
 }
 
 bool Bitmap::set(std::uint64_t page) {
-    return set_run({page, 1}) == 1;
+    return set_run({.first = page, .count = 1}) == 1;
 }
 
 bool Bitmap::clear(std::uint64_t page) {
-    return clear_run({page, 1}) == 1;
+    return clear_run({.first = page, .count = 1}) == 1;
 }
 
 template <class Change>
@@ -92,7 +92,7 @@ std::optional<PageRun> Bitmap::next_run(std::uint64_t from, std::uint64_t limit,
     }
     const std::uint64_t last = find(first, first + std::min(limit, pages_ - first), !value);
     // Another thread may have changed the very bit that was found.
-    return PageRun{first, std::max<std::uint64_t>(last - first, 1)};
+    return PageRun{.first = first, .count = std::max<std::uint64_t>(last - first, 1)};
 }
 
 std::optional<PageRun> Bitmap::next_set_run(std::uint64_t from, std::uint64_t limit) const {

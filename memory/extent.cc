@@ -63,7 +63,8 @@ Result<std::vector<Extent>> data_extents(const RamBlock& block) {
         }
         const off_t last = std::min(hole, end);
         if (last > data) { // else: punched between the two calls
-            extents.push_back({static_cast<std::uint64_t>(data - begin), static_cast<std::uint64_t>(last - data)});
+            extents.push_back(
+                {.offset = static_cast<std::uint64_t>(data - begin), .length = static_cast<std::uint64_t>(last - data)});
         }
         position = std::max(last, data + 1);
     }
@@ -82,12 +83,12 @@ std::vector<Extent> subtract(std::span<const Extent> a, std::span<const Extent> 
         // The last cut may reach into the next extent of a: it is looked at again there.
         for (auto next = cut; next != b.end() && next->offset < end; ++next) {
             if (next->offset > from) {
-                rest.push_back({from, next->offset - from});
+                rest.push_back({.offset = from, .length = next->offset - from});
             }
             from = std::max(from, next->offset + next->length);
         }
         if (from < end) {
-            rest.push_back({from, end - from});
+            rest.push_back({.offset = from, .length = end - from});
         }
     }
     return rest;

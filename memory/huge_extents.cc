@@ -23,6 +23,7 @@ public:
         if (address == MAP_FAILED) {
             return;
         }
+        mapping_ = address;
         address_ = reinterpret_cast<std::uint64_t>(address);
         uffd_ = Fd{static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY))};
         uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_MINOR_HUGETLBFS, .ioctls = 0};
@@ -32,8 +33,8 @@ public:
     Lookup(const Lookup&) = delete;
     Lookup& operator=(const Lookup&) = delete;
     ~Lookup() {
-        if (address_ != 0) {
-            ::munmap(reinterpret_cast<void*>(address_), length_);
+        if (mapping_ != nullptr) {
+            ::munmap(mapping_, length_);
         }
     }
 
@@ -49,7 +50,8 @@ public:
 private:
     std::uint64_t length_;
     std::uint64_t page_size_;
-    std::uint64_t address_ = 0;
+    void* mapping_ = nullptr;
+    std::uint64_t address_ = 0; // of the mapping, as the kernel takes it
     Fd uffd_;
     bool usable_ = false;
 };
@@ -60,7 +62,7 @@ std::vector<Extent> huge_data_extents(const RamBlock& block) {
     const RamBlockInfo& info = block.info();
     const Lookup lookup{block};
     if (!lookup.usable()) {
-        return {{0, info.length}};
+        return {{.offset = 0, .length = info.length}};
     }
     std::vector<Extent> extents;
     for (std::uint64_t offset = 0; offset < info.length; offset += info.page_size) {
@@ -70,7 +72,7 @@ std::vector<Extent> huge_data_extents(const RamBlock& block) {
         if (!extents.empty() && extents.back().offset + extents.back().length == offset) {
             extents.back().length += info.page_size;
         } else {
-            extents.push_back({offset, info.page_size});
+            extents.push_back({.offset = offset, .length = info.page_size});
         }
     }
     return extents;

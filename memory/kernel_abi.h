@@ -28,6 +28,8 @@
 #define HUGETLBFS_MAGIC 0x958458f6
 #endif
 
+// Macros, as in the kernel's header: it is #ifndef that finds them.
+// NOLINTBEGIN(modernize-macro-to-enum)
 #ifndef PAGEMAP_SCAN
 struct page_region {
     std::uint64_t start;
@@ -55,3 +57,4 @@ struct pm_scan_arg {
 #define PAGE_IS_PRESENT (1 << 3)
 #define PAGE_IS_SWAPPED (1 << 4)
 #endif
+// NOLINTEND(modernize-macro-to-enum)

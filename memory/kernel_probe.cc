@@ -58,10 +58,11 @@ bool sees_holes(int userfaultfd) {
     PagemapScanner scanner{pagemap.get()};
     std::uint64_t reported = 0;
     const std::uint64_t start = (memory.address() + table_covers - 1) / table_covers * table_covers;
-    const auto scanned = scanner.each({start, start + 2 * table_covers}, written, [&](AddressRange found) -> Result<void> {
-        reported += found.length();
-        return {};
-    });
+    const auto scanned =
+        scanner.each({.start = start, .end = start + 2 * table_covers}, written, [&](AddressRange found) -> Result<void> {
+            reported += found.length();
+            return {};
+        });
     return scanned && reported == 2 * table_covers;
 }
 

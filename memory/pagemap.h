@@ -54,7 +54,7 @@ public:
                 return std::unexpected(found.error());
             }
             for (const page_region& region : *found) {
-                if (auto visited = visit(AddressRange{region.start, region.end}); !visited) {
+                if (auto visited = visit(AddressRange{.start = region.start, .end = region.end}); !visited) {
                     return visited;
                 }
             }

@@ -78,7 +78,7 @@ Result<void> SoftDirtyTracker::collect_extent(std::size_t index, Extent extent, 
         }
         for (std::uint64_t i = 0; i < count; ++i, offset += info.page_size) {
             if (is_dirty(entries_[i])) {
-                append_dirty(dirty, first, {index, {offset, info.page_size}});
+                append_dirty(dirty, first, {.block = index, .extent = {.offset = offset, .length = info.page_size}});
             }
         }
     }

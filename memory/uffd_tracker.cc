@@ -36,7 +36,10 @@ private:
     Result<void> start_block(const TrackedBlock& block);
     Result<void> write_protect(const TrackedBlock& block, AddressRange range);
     Result<void> collect_block(std::size_t index, std::vector<BlockExtent>& dirty);
-    Error failed(int number, std::string operation, const TrackedBlock& block, std::string remedy = {}) const;
+    [[nodiscard]] Error failed(int number, std::string operation, const TrackedBlock& block, std::string remedy = {}) const;
+    [[nodiscard]] BlockExtent told(std::size_t index, AddressRange found) const {
+        return {.block = index, .extent = {.offset = found.start - blocks_[index].range.start, .length = found.length()}};
+    }
     // hugetlbfs never counts a dropped entry as written (seen up to 6.18), tmpfs does, but in some kernels not a dropped table.
     [[nodiscard]] bool may_hide_dropped(const TrackedBlock& block) const {
         return block.hugetlb || !probe_.holes_count_as_written;
@@ -76,7 +79,9 @@ Result<void> UffdTracker::start(std::span<const RamBlock* const> blocks) {
     }
     for (const RamBlock* block : blocks) {
         const RamBlockInfo& info = block->info();
-        TrackedBlock tracked{info.name, {info.guest_address, info.guest_address + info.length}, block->is_hugetlb()};
+        const TrackedBlock tracked{.name = info.name,
+                                   .range = {.start = info.guest_address, .end = info.guest_address + info.length},
+                                   .hugetlb = block->is_hugetlb()};
         if (info.guest_address == 0) {
             release();
             return std::unexpected(make_error(ErrorCode::invalid_argument, "start dirty tracking", "RAM block " + info.name,
@@ -144,7 +149,7 @@ Result<void> UffdTracker::collect_block(std::size_t index, std::vector<BlockExte
     const auto take = [&](AddressRange found) -> Result<void> {
         // A part of it may be protected when this fails: told all the same.
         auto made_clean = write_protect(block, found);
-        append_dirty(dirty, first, {index, {found.start - block.range.start, found.length()}});
+        append_dirty(dirty, first, told(index, found));
         return made_clean;
     };
     auto scanned = scanner_.each(block.range, written, take);
@@ -152,7 +157,7 @@ Result<void> UffdTracker::collect_block(std::size_t index, std::vector<BlockExte
         const std::size_t before = dirty.size();
         scanned = scanner_.each(block.range, dropped, [&](AddressRange found) {
             auto made_clean = write_protect(block, found);
-            append_dirty(dirty, before, {index, {found.start - block.range.start, found.length()}});
+            append_dirty(dirty, before, told(index, found));
             return made_clean;
         });
         if (dirty.size() > before) {

@@ -1,5 +1,11 @@
 #include "monitor/event_loop.h"
 
+#include "base/fd.h"
+
+#include <sys/epoll.h>
+
+#include <cerrno>
+
 #include <utility> // Boost 1.74's awaitable.hpp uses std::exchange without it
 
 #include <boost/asio/io_context.hpp>
@@ -32,7 +38,20 @@ struct Watch::Implementation : std::enable_shared_from_this<Implementation> {
     bool stopped = false;
 };
 
+namespace {
+// Boost.Asio takes a descriptor that epoll does not, and then never calls back.
+int why_it_cannot_be_waited_for(int fd) {
+    const Fd epoll{::epoll_create1(EPOLL_CLOEXEC)};
+    epoll_event event{};
+    return epoll && ::epoll_ctl(epoll.get(), EPOLL_CTL_ADD, fd, &event) == 0 ? 0 : errno;
+}
+} // namespace
+
 Result<Watch> Watch::open(asio::io_context& io, int fd) {
+    if (const int why = why_it_cannot_be_waited_for(fd); why != 0) {
+        return std::unexpected{
+            errno_error(why, "epoll_ctl", "descriptor " + std::to_string(fd), "use a socket, a pipe or a terminal")};
+    }
     auto implementation = std::make_shared<Implementation>(io);
     boost::system::error_code error;
     implementation->descriptor.assign(fd, error);

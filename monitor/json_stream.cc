@@ -175,7 +175,9 @@ void JsonStream::end_token() {
 
 void JsonStream::stray(char byte) {
     std::string error = "JSON parse error, stray '" + text_.substr(token_begin_);
-    error += byte;
+    if (byte != '\0') { // where QEMU's own text ends
+        error += byte;
+    }
     error += '\'';
     emit(std::move(error));
     state_ = State::recovery;

@@ -54,16 +54,11 @@ struct QmpBackend::Implementation : std::enable_shared_from_this<Implementation>
             if (!frame) {
                 return;
             }
-            const auto message = frame->error.empty() ? parse_json(frame->text) : std::nullopt;
-            if (!message || !message->is_object()) {
-                post(io, [self = weak_from_this()] {
-                    if (const auto alive = self.lock()) {
-                        alive->end();
-                    }
-                });
-                return;
+            if (auto message = frame->error.empty() ? parse_json(frame->text) : std::nullopt; message && message->is_object()) {
+                take(*message, frame->text);
+            } else {
+                take_strange(frame->text);
             }
-            take(*message, frame->text);
         }
     }
 
@@ -92,6 +87,23 @@ struct QmpBackend::Implementation : std::enable_shared_from_this<Implementation>
         }
         if (keep->reply) {
             keep->reply(message, raw);
+        }
+    }
+
+    // No JSON object. Before the greeting: this is no QMP. Later, QEMU has put something into an answer that JSON cannot say: for
+    // whoever asked to deal with.
+    void take_strange(const std::string& raw) {
+        if (state == State::greeting) {
+            post(io, [self = weak_from_this()] {
+                if (const auto alive = self.lock()) {
+                    alive->end();
+                }
+            });
+            return;
+        }
+        const auto keep = handlers;
+        if (!raw.empty() && keep->reply) {
+            keep->reply(json(nullptr), raw);
         }
     }
 

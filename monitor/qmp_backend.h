@@ -30,7 +30,7 @@ public:
         std::function<void()> ready; // greeting and negotiation are done
         // Events, whole: {"timestamp", "event", "data"}; raw is the text as QEMU sent it.
         std::function<void(const std::string& name, const nlohmann::json& event, std::string_view raw)> event;
-        // Answers to what was sent by send_raw().
+        // Answers to what was sent by send_raw(); answer is null where QEMU's text is no JSON object.
         std::function<void(const nlohmann::json& answer, std::string_view raw)> reply;
         std::function<void()> closed; // QEMU has ended, or speaks no QMP; every execute() still open was answered before this
     };

@@ -1,0 +1,203 @@
+#include "bench.h"
+
+#include "monitor/arguments.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <optional>
+
+namespace pageferry::monitor::test {
+namespace {
+
+using statemachine::Side;
+using statemachine::Status;
+
+struct Commands : testing::Test {
+    FakeService service;
+    Capabilities capabilities;
+    Parameters parameters;
+    MigrationCommands commands{service, capabilities, parameters, [](const std::string& scheme) { return scheme == "chaos"; }};
+    bool passed = false;
+
+    json run(const std::string& command, const json& arguments = json::object()) {
+        std::optional<json> result;
+        passed = false;
+        commands.handle(
+            command, arguments,
+            [&](const QmpResult& answer) {
+                ASSERT_FALSE(result.has_value());
+                result = answer ? json{{"return", *answer}}
+                                : json{{"error", {{"class", answer.error().error_class}, {"desc", answer.error().desc}}}};
+            },
+            [&] { passed = true; });
+        EXPECT_NE(result.has_value(), passed);
+        return result.value_or(json(nullptr));
+    }
+    std::string error(const std::string& command, const json& arguments = json::object()) {
+        const json answer = run(command, arguments);
+        return answer.contains("error") ? answer["error"]["desc"].get<std::string>() : "";
+    }
+};
+
+const json done = {{"return", json::object()}};
+
+TEST_F(Commands, RefusalsOfAnIdleGuestAreQemus) {
+    std::ifstream file{PAGEFERRY_TEST_DATA "/qemu-11.1-traces.json"};
+    const json traces = json::parse(file, nullptr, false);
+    ASSERT_TRUE(traces.is_object());
+    for (const char* side : {"src", "dst"}) {
+        service.at = std::string{side} == "src" ? Side::source : Side::destination;
+        for (const json& entry : traces["refusals_idle"][side]) {
+            json arguments = entry["arguments"];
+            if (arguments.contains("uri")) {
+                arguments["uri"] = arguments["uri"].get<std::string>().starts_with("bogus") ? "bogus:1" : "tcp:127.0.0.1:1";
+            }
+            json want = entry;
+            want.erase("command");
+            want.erase("arguments");
+            EXPECT_EQ(run(entry["command"], arguments), want) << entry;
+        }
+    }
+    EXPECT_TRUE(service.asked.empty());
+}
+
+TEST_F(Commands, MigrateGoesToTheService) {
+    EXPECT_EQ(run("migrate", {{"uri", "tcp:h:1"}, {"detach", true}}), done);
+    EXPECT_EQ(run("migrate", {{"uri", "chaos:h:1"}}), done);
+    EXPECT_EQ(run("migrate", {{"uri", "rdma:[fe80::1%eth0]:4444"}, {"resume", false}}), done);
+    EXPECT_EQ(service.asked,
+              (std::vector<std::string>{"migrate tcp:h:1", "migrate chaos:h:1", "migrate rdma:[fe80::1%eth0]:4444"}));
+}
+
+TEST_F(Commands, ChannelsAreReadAsAddresses) {
+    const auto channels = [](const json& address) { return json{{"channels", {{{"channel-type", "main"}, {"addr", address}}}}}; };
+    EXPECT_EQ(run("migrate", channels({{"transport", "socket"}, {"type", "inet"}, {"host", "h"}, {"port", "1"}})), done);
+    EXPECT_EQ(
+        run("migrate", channels({{"transport", "socket"}, {"type", "inet"}, {"host", "::1"}, {"port", "1"}, {"ipv6", true}})),
+        done);
+    EXPECT_EQ(run("migrate", channels({{"transport", "socket"}, {"type", "unix"}, {"path", "/p"}})), done);
+    EXPECT_EQ(run("migrate", channels({{"transport", "rdma"}, {"host", "h"}, {"port", "1"}})), done);
+    EXPECT_EQ(service.asked,
+              (std::vector<std::string>{"migrate tcp:h:1", "migrate tcp:[::1]:1", "migrate unix:/p", "migrate rdma:h:1"}));
+    EXPECT_EQ(error("migrate", channels({{"transport", "pigeon"}})), "Parameter 'transport' does not accept value 'pigeon'");
+    EXPECT_EQ(error("migrate", channels({{"transport", "rdma"}, {"host", "h"}})), "Parameter 'channels[0].addr.port' is missing");
+    EXPECT_EQ(error("migrate", {{"channels", {5}}}), "Invalid parameter type for 'channels[0]', expected: object");
+    EXPECT_EQ(error("migrate", {{"channels", json::array()}}), "need either 'uri' or 'channels' argument");
+    json twice = channels({{"transport", "rdma"}, {"host", "h"}, {"port", "1"}});
+    twice["channels"].push_back(twice["channels"][0]);
+    EXPECT_EQ(error("migrate", twice), "Channel list has more than one main entry");
+    service.at = Side::destination;
+    EXPECT_EQ(error("migrate-incoming", twice), "Channel list must have only one entry, for type 'main'");
+    json both = channels({{"transport", "rdma"}, {"host", "h"}, {"port", "1"}});
+    both["uri"] = "tcp:h:1";
+    EXPECT_EQ(error("migrate-incoming", both), "need either 'uri' or 'channels' argument");
+}
+
+TEST_F(Commands, FdExecAndFileAreHandedToQemu) {
+    for (const char* uri : {"fd:migrate", "exec:cat >/dev/null", "file:/tmp/x"}) {
+        service.native = false;
+        EXPECT_EQ(run("migrate", {{"uri", uri}}), json(nullptr)) << uri;
+        EXPECT_TRUE(passed);
+    }
+    EXPECT_EQ(run("query-migrate"), json(nullptr)) << "QEMU's own, while it migrates";
+    EXPECT_TRUE(passed);
+    service.native = false;
+    service.refuse_native = true;
+    EXPECT_EQ(error("migrate", {{"uri", "fd:x"}}), "hand over QEMU: not now");
+    service.now = Status::active;
+    EXPECT_EQ(error("migrate", {{"uri", "fd:x"}}), "There's a migration process in progress");
+}
+
+TEST_F(Commands, AMalformedUriIsRefusedBeforeAnythingHappens) {
+    for (const char* uri : {"tcp:", "tcp:host", "tcp:host:99999", "tcp:[::1:4", "unix:", "rdma:h:x"}) {
+        EXPECT_NE(error("migrate", {{"uri", uri}}), "") << uri;
+    }
+    EXPECT_EQ(error("migrate", {{"uri", ""}}), "unknown migration protocol: ");
+    EXPECT_EQ(error("migrate", {{"uri", 5}}), "Invalid parameter type for 'uri', expected: string");
+    EXPECT_EQ(error("migrate", {{"uri", "tcp:h:1"}, {"foo", 1}}), "Parameter 'foo' is unexpected");
+    EXPECT_TRUE(service.asked.empty());
+}
+
+TEST_F(Commands, StatesThatForbidMigrate) {
+    for (const Status status :
+         {Status::setup, Status::active, Status::pre_switchover, Status::device, Status::cancelling, Status::failing}) {
+        service.now = status;
+        EXPECT_EQ(error("migrate", {{"uri", "tcp:h:1"}}), "There's a migration process in progress");
+        EXPECT_EQ(error("migrate-set-capabilities", {{"capabilities", json::array()}}),
+                  "There's a migration process in progress");
+    }
+    for (const Status status : {Status::none, Status::failed, Status::cancelled}) {
+        service.now = status;
+        EXPECT_EQ(run("migrate", {{"uri", "tcp:h:1"}}), done);
+    }
+    service.now = Status::none;
+    service.at = Side::destination;
+    EXPECT_EQ(error("migrate", {{"uri", "tcp:h:1"}}), "Guest is waiting for an incoming migration");
+}
+
+TEST_F(Commands, IncomingOnceAndOnlyWhereItWasAskedFor) {
+    EXPECT_EQ(error("migrate-incoming", {{"uri", "tcp:h:1"}}), "'-incoming' was not specified on the command line");
+    service.at = Side::destination;
+    EXPECT_EQ(run("migrate-incoming", {{"uri", "tcp:h:1"}, {"exit-on-error", false}}), done);
+    EXPECT_EQ(service.asked.back(), "migrate-incoming tcp:h:1 stay");
+    EXPECT_EQ(error("migrate-incoming", {{"uri", "tcp:h:1"}}), "The incoming migration has already been started");
+}
+
+TEST_F(Commands, IncomingFromTheCommandLineCountsAsStarted) {
+    service.at = Side::destination;
+    service.now = Status::setup;
+    EXPECT_EQ(error("migrate-incoming", {{"uri", "tcp:h:1"}}), "The incoming migration has already been started");
+}
+
+TEST_F(Commands, CancelContinuePauseAndRecoverByState) {
+    service.now = Status::active;
+    EXPECT_EQ(run("migrate_cancel"), done);
+    EXPECT_EQ(service.asked.back(), "migrate_cancel");
+    EXPECT_EQ(error("migrate-continue", {{"state", "pre-switchover"}}), "Migration not in expected state: active");
+    service.now = Status::pre_switchover;
+    EXPECT_EQ(run("migrate-continue", {{"state", "pre-switchover"}}), done);
+    EXPECT_EQ(service.asked.back(), "migrate-continue");
+    EXPECT_EQ(error("migrate-continue", {{"state", "zork"}}), "Parameter 'state' does not accept value 'zork'");
+    EXPECT_EQ(error("migrate-continue"), "Parameter 'state' is missing");
+    service.now = Status::postcopy_active;
+    EXPECT_EQ(error("migrate_cancel"), "Postcopy migration in progress, cannot cancel.");
+    EXPECT_EQ(run("migrate-pause"), done);
+    service.now = Status::postcopy_paused;
+    EXPECT_EQ(run("migrate", {{"uri", "tcp:h:1"}, {"resume", true}}), done);
+    EXPECT_EQ(service.asked.back(), "migrate tcp:h:1 resume");
+    service.at = Side::destination;
+    EXPECT_EQ(run("migrate-recover", {{"uri", "tcp:h:2"}}), done);
+    EXPECT_EQ(service.asked.back(), "migrate-recover tcp:h:2");
+    EXPECT_EQ(error("migrate-recover"), "Parameter 'uri' is missing");
+    EXPECT_EQ(run("migrate_cancel"), done) << "nothing to cancel is no error";
+}
+
+TEST_F(Commands, ContAndStopAreHeldOrPassedOn) {
+    service.hold = true;
+    EXPECT_EQ(run("cont"), done);
+    EXPECT_EQ(run("stop"), done);
+    service.hold = false;
+    EXPECT_EQ(run("cont"), json(nullptr));
+    EXPECT_TRUE(passed);
+    service.hold = true;
+    EXPECT_EQ(run("cont", {{"x", 1}}), json(nullptr)) << "QEMU's own refusal";
+}
+
+TEST_F(Commands, QueriesTakeNoArgumentsAndParametersAreAnnounced) {
+    EXPECT_EQ(run("query-migrate"), json({{"return", {{"status", "fake"}}}}));
+    EXPECT_EQ(error("query-migrate", {{"x", 1}}), "Parameter 'x' is unexpected");
+    EXPECT_EQ(run("query-migrate-capabilities")["return"].size(), 21U);
+    EXPECT_EQ(run("migrate-set-parameters", {{"downtime-limit", 5}}), done);
+    EXPECT_EQ(service.asked, (std::vector<std::string>{"parameters"}));
+    EXPECT_EQ(run("query-migrate-parameters")["return"]["downtime-limit"], 5);
+}
+
+TEST_F(Commands, OutOfBandIsForWhatQemuAllowsThere) {
+    EXPECT_TRUE(MigrationCommands::knows("migrate-pause", true));
+    EXPECT_FALSE(MigrationCommands::knows("migrate", true));
+    EXPECT_FALSE(MigrationCommands::knows("query-status", false));
+}
+
+} // namespace
+} // namespace pageferry::monitor::test

@@ -135,8 +135,7 @@ Result<Destination::Peer> Destination::turn_away(Error error) {
     if (cancelled_) {
         return std::unexpected(std::move(error));
     }
-    std::ignore = channel_->send_within(
-        session::Failure{.code = error.code, .text = error.reason + (error.remedy.empty() ? "" : "; " + error.remedy)}, farewell);
+    std::ignore = channel_->send_within(session::Failure{.code = error.code, .text = error.to_string()}, farewell);
     config_.turned_away(error);
     return Peer::stranger;
 }
@@ -263,11 +262,14 @@ Result<void> Destination::receive_guest() {
             config_.page->progress.ram_transferred += end->bytes;
         } else if (auto* state = std::get_if<session::DeviceState>(&message)) {
             PAGEFERRY_TRY(device_state(std::move(state->bytes)));
-        } else if (const auto* stop = std::get_if<session::Switchover>(&message); stop != nullptr && relay_) {
+        } else if (const auto* stop = std::get_if<session::Switchover>(&message); stop != nullptr && !switchover_) {
             switchover_ = true;
             guest_was_running_ = stop->running;
-            relay_->hold();
-        } else if (const auto* final = std::get_if<session::RamFinal>(&message); final != nullptr && switchover_) {
+            if (relay_) {
+                relay_->hold();
+            }
+        } else if (const auto* final = std::get_if<session::RamFinal>(&message);
+                   final != nullptr && switchover_ && relay_ && !loaded_) {
             PAGEFERRY_TRY(load(final->device_state_bytes));
         } else if (std::holds_alternative<session::Permit>(message) && loaded_) {
             return run_guest();
@@ -290,6 +292,9 @@ Result<void> Destination::device_state(std::vector<std::byte> bytes) {
             return std::unexpected(std::move(relay.error()));
         }
         relay_ = std::move(*relay);
+        if (switchover_) {
+            relay_->hold(); // nothing had come before the guest was stopped
+        }
         PAGEFERRY_TRY(relay_->begin());
     }
     config_.page->progress.device_bytes += bytes.size();

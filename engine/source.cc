@@ -355,7 +355,8 @@ Result<void> Source::switchover() {
         PAGEFERRY_TRY(collect());
         PAGEFERRY_TRY(round(false));
     }
-    PAGEFERRY_TRY(machine_.transition(statemachine::Status::device, statemachine::Cause::stopped));
+    const auto why = config_.pause_before_switchover ? statemachine::Cause::requested : statemachine::Cause::stopped;
+    PAGEFERRY_TRY(machine_.transition(statemachine::Status::device, why));
     PAGEFERRY_TRY(guest_.finish_device_save());
     PAGEFERRY_TRY(relay_->drain(config_.options.dead_peer));
     // Saving device state may have written guest RAM: one more scan after it, and a fence behind everything.

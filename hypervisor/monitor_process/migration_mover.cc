@@ -107,7 +107,7 @@ void Migration::mover_status(const LinkMessage& message) {
     switch (*to) {
     case Status::active: move(Status::active, Cause::connected); break;
     case Status::pre_switchover: move(Status::pre_switchover, Cause::stopped); break;
-    case Status::device: move(Status::device, Cause::stopped); break;
+    case Status::device: move(Status::device, status() == Status::pre_switchover ? Cause::requested : Cause::stopped); break;
     case Status::failing:
     case Status::failed: attempt_failed(error); break;
     case Status::postcopy_paused:

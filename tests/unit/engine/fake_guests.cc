@@ -1,0 +1,99 @@
+#include "tests/unit/engine/fake_guests.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <cerrno>
+
+namespace pageferry::engine::testing {
+
+namespace {
+
+Result<std::pair<Fd, Fd>> stream_pair() {
+    std::array<int, 2> ends{};
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) {
+        return std::unexpected(errno_error(errno, "socketpair"));
+    }
+    return std::pair{Fd{ends[0]}, Fd{ends[1]}};
+}
+
+bool send_all(const Fd& fd, std::string_view text) {
+    while (!text.empty()) {
+        const ssize_t sent = ::send(fd.get(), text.data(), text.size(), MSG_NOSIGNAL);
+        if (sent <= 0) {
+            return false;
+        }
+        text.remove_prefix(static_cast<std::size_t>(sent));
+    }
+    return true;
+}
+
+} // namespace
+
+Result<DeviceSave> FakeSourceGuest::start_device_save() {
+    auto ends = stream_pair();
+    if (!ends) {
+        return std::unexpected(ends.error());
+    }
+    stream_ = std::move(ends->first);
+    if (!send_all(stream_, device_state.substr(0, 1000))) {
+        return std::unexpected(make_error(ErrorCode::io, "send", "device state", "closed"));
+    }
+    if (writing) {
+        process_.stop_writing();
+    }
+    return DeviceSave{.stream = std::move(ends->second), .was_running = true};
+}
+
+Result<void> FakeSourceGuest::finish_device_save() {
+    process_.write(0, on_save);
+    if (!send_all(stream_, device_state.substr(1000))) {
+        return std::unexpected(make_error(ErrorCode::io, "send", "device state", "closed"));
+    }
+    return {};
+}
+
+Result<void> FakeSourceGuest::commit() {
+    committed = true;
+    return on_commit ? on_commit() : Result<void>{};
+}
+
+Result<Fd> FakeDestinationGuest::start_device_load() {
+    auto ends = stream_pair();
+    if (!ends) {
+        return std::unexpected(ends.error());
+    }
+    stream_ = std::move(ends->first);
+    return std::move(ends->second);
+}
+
+Result<bool> FakeDestinationGuest::loaded(std::chrono::milliseconds wait) {
+    if (on_load) {
+        on_load();
+        on_load = nullptr;
+    }
+    pollfd polled{.fd = stream_.get(), .events = POLLIN, .revents = 0};
+    if (::poll(&polled, 1, static_cast<int>(wait.count())) == 1) {
+        std::array<char, 65536> buffer{};
+        const ssize_t count = ::recv(stream_.get(), buffer.data(), buffer.size(), 0);
+        if (count <= 0) {
+            return std::unexpected(make_error(ErrorCode::io, "receive", "device state", "closed"));
+        }
+        state.append(buffer.data(), static_cast<std::size_t>(count));
+    }
+    return state.size() >= device_state.size();
+}
+
+Result<void> FakeDestinationGuest::run(bool running) {
+    if (on_run) {
+        if (auto result = on_run(); !result) {
+            return result;
+        }
+    }
+    ran = true;
+    ran_running = running;
+    return {};
+}
+
+} // namespace pageferry::engine::testing

@@ -4,8 +4,8 @@
 
 namespace pageferry::hypervisor {
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(UserMonitor, id, address, listen_fd, connected_fd, input_fd, output_fd, backend_fd, pretty,
-                                   tcp_nodelay, unlink_path)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(UserMonitor, id, address, listen_fd, more_listen_fds, connected_fd, input_fd, output_fd,
+                                   backend_fd, pretty, tcp_nodelay, unlink_path)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RamBackend, id, size, mem_path, directory, device, inode)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MonitorConfig, qemu_pid, qemu_pidfd, qmp_fd, agent_fd, ready_fd, qemu_binary, guest_name,
                                    user_monitors, incoming_given, incoming, incoming_native, autostart, ram, untracked_writers,

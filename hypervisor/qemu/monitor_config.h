@@ -27,16 +27,17 @@ inline constexpr char failed_byte = 'E';
 
 // A QMP monitor the user asked for, served by the monitor process. Descriptors that do not apply are -1.
 struct UserMonitor {
-    std::string id;          // QEMU's chardev id
-    std::string address;     // for people: "unix:/run/vm.qmp", "fd:9", "stdio"
-    int listen_fd = -1;      // a listening socket: clients come and go
-    int connected_fd = -1;   // a connected client: with wait=on the first one, with server=off the only one
-    int input_fd = -1;       // stdio: both, and no sockets
-    int output_fd = -1;      //
-    int backend_fd = -1;     // QEMU's own QMP monitor for this one; a Unix stream socket, so descriptors pass
-    bool pretty = false;     // replies of our own are to be indented; QEMU's already are
-    bool tcp_nodelay = true; // for accepted TCP clients
-    std::string unlink_path; // a socket file the launcher made: the monitor process removes it when it ends
+    std::string id;                   // QEMU's chardev id
+    std::string address;              // for people: "unix:/run/vm.qmp", "fd:9", "stdio"
+    int listen_fd = -1;               // a listening socket: clients come and go
+    std::vector<int> more_listen_fds; // where a TCP host name has several addresses: listening sockets too
+    int connected_fd = -1;            // a connected client: with wait=on the first one, with server=off the only one
+    int input_fd = -1;                // stdio: both, and no sockets
+    int output_fd = -1;               //
+    int backend_fd = -1;              // QEMU's own QMP monitor for this one; a Unix stream socket, so descriptors pass
+    bool pretty = false;              // replies of our own are to be indented; QEMU's already are
+    bool tcp_nodelay = true;          // for accepted TCP clients
+    std::string unlink_path;          // a socket file the launcher made: the monitor process removes it when it ends
     bool operator==(const UserMonitor&) const = default;
 };
 

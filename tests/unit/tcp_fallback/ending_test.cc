@@ -41,6 +41,7 @@ protected:
         EXPECT_EQ(pair.caller.fence(), PF_CANCELLED);
         EXPECT_EQ(pair.caller.receive(), "status " + std::to_string(PF_CANCELLED));
     }
+    std::vector<std::byte> memory = std::vector<std::byte>(16U << 20U); // outlives the connection
     Pair pair;
 };
 
@@ -60,7 +61,6 @@ TEST_F(Cancel, Poll) {
 }
 
 TEST_F(Cancel, FenceBehindPagesThatThePeerDoesNotTake) {
-    std::vector<std::byte> memory(16U << 20U);
     Problem problem;
     ASSERT_EQ(pair.caller.add(memory, PF_MEMORY_PUSH_SOURCE, problem), PF_OK);
     for (std::uint64_t i = 0; i < 8; ++i) {
@@ -192,8 +192,8 @@ protected:
 
     Listener listener;
     std::array<RawCaller, 3> lanes{RawCaller{listener.port()}, RawCaller{listener.port()}, RawCaller{listener.port()}};
+    std::vector<std::byte> memory = std::vector<std::byte>(4096 * 4); // outlives the connection
     End callee;
-    std::vector<std::byte> memory = std::vector<std::byte>(4096 * 4);
 };
 
 TEST_F(RuleBreaker, Garbage) {

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <charconv>
+#include <cstring>
 #include <thread>
 
 namespace pageferry::tcp::test {
@@ -143,9 +144,9 @@ std::vector<std::byte> RawCaller::hear(std::size_t bytes) const {
 }
 
 void fill(std::vector<std::byte>& memory, std::uint64_t seed) {
-    for (std::byte& byte : memory) {
+    for (std::size_t at = 0; at + sizeof seed <= memory.size(); at += sizeof seed) {
         seed = seed * 6364136223846793005ULL + 1442695040888963407ULL;
-        byte = static_cast<std::byte>(seed >> 56U);
+        std::memcpy(&memory[at], &seed, sizeof seed);
     }
 }
 

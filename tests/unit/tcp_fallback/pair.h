@@ -81,7 +81,7 @@ public:
     Fd socket;
 };
 
-// Different at every byte, repeatable.
+// Different at every eight bytes, repeatable.
 void fill(std::vector<std::byte>& memory, std::uint64_t seed);
 
 } // namespace pageferry::tcp::test

@@ -10,6 +10,10 @@ set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin) # plugins and the agent are found next to the program
 
+# The sanitizer presets' build type: asserts are on, stacks have line numbers, and it compiles in half the time of -O2 -g.
+set(CMAKE_C_FLAGS_SANITIZED "-O1 -g1" CACHE STRING "C flags of the build type Sanitized")
+set(CMAKE_CXX_FLAGS_SANITIZED "-O1 -g1" CACHE STRING "C++ flags of the build type Sanitized")
+
 set(PAGEFERRY_SANITIZER "" CACHE STRING "Sanitizers for all but the agent: address;undefined, thread, or nothing")
 option(PAGEFERRY_FUZZ "Build the fuzz targets (clang only)" OFF)
 

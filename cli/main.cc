@@ -128,11 +128,8 @@ int run(int argc, char** argv) {
     ExitCode code = exit_ok;
 
 #ifdef PAGEFERRY_HAVE_QEMU
-    std::vector<std::string> qemu_arguments;
     CLI::App* qemu =
         app.add_subcommand("qemu", "Runs a QEMU whose migrations Pageferry carries out: a drop-in for the QEMU binary");
-    qemu->prefix_command();
-    qemu->usage("Usage: pageferry qemu -- QEMU [QEMU'S OPTIONS]");
     qemu->footer(
         "Everything behind -- is QEMU's own command line, its monitors included.\n"
         "Example:\n  pageferry qemu -- qemu-system-x86_64 -m 4G -qmp unix:/run/vm.qmp,server=on,wait=off -incoming defer\n");
@@ -167,13 +164,15 @@ int run(int argc, char** argv) {
 
 #ifdef PAGEFERRY_HAVE_QEMU
     // QEMU's options look like ours (-m, --version), so its command line is taken away before ours is read.
-    if (argc > 2 && std::string_view{argv[1]} == "qemu" && std::string_view{argv[2]} == "--") {
-        qemu_arguments.assign(argv + 3, argv + argc);
+    if (argc > 2 && std::string_view{argv[1]} == "qemu" && std::string_view{argv[2]} != "--help" &&
+        std::string_view{argv[2]} != "-h") {
+        const int first = std::string_view{argv[2]} == "--" ? 3 : 2;
+        std::vector<std::string> qemu_arguments{argv + first, argv + argc};
         if (!qemu_arguments.empty()) {
             return pageferry::hypervisor::run_qemu(std::move(qemu_arguments));
         }
     }
-    qemu->callback([&] {
+    qemu->callback([&code] {
         std::fputs("pageferry qemu: QEMU's command line is missing; write: pageferry qemu -- qemu-system-x86_64 ...\n", stderr);
         code = exit_usage;
     });

@@ -7,6 +7,7 @@ namespace pageferry::hypervisor {
 using nlohmann::json;
 
 Result<LinkMessage> MonitorPort::ask(std::string_view what, json details) {
+    PAGEFERRY_TRY(report_());
     std::unique_lock lock{mutex_};
     if (end_) {
         return std::unexpected(*end_);

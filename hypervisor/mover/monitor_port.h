@@ -9,6 +9,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string_view>
@@ -17,7 +18,8 @@ namespace pageferry::hypervisor {
 
 class MonitorPort final : public engine::SourceGuest, public engine::DestinationGuest {
 public:
-    explicit MonitorPort(const Link& link) : link_(link) {}
+    // report: sends the state changes that were not sent yet. A request must not overtake the state it belongs to.
+    MonitorPort(const Link& link, std::function<Result<void>()> report) : link_(link), report_(std::move(report)) {}
 
     // SourceGuest
     Result<engine::DeviceSave> start_device_save() override;
@@ -43,6 +45,7 @@ private:
     void end(Error error);
 
     const Link& link_;
+    std::function<Result<void>()> report_;
     std::mutex mutex_;
     std::condition_variable changed_;
     std::uint64_t asked_ = 0;

@@ -240,6 +240,7 @@ Result<void> Mover::take_message() {
 }
 
 Result<void> Mover::report_states() {
+    const std::lock_guard lock{report_mutex_};
     while (auto event = events_.take()) {
         if (event->to == Status::setup) {
             continue; // the monitor process has said so itself

@@ -12,6 +12,7 @@
 #include "statemachine/machine.h"
 
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <thread>
 
@@ -19,7 +20,7 @@ namespace pageferry::hypervisor {
 
 class Mover {
 public:
-    explicit Mover(Link link) : link_(std::move(link)), port_(link_) {}
+    explicit Mover(Link link) : link_(std::move(link)), port_(link_, [this] { return report_states(); }) {}
     ~Mover();
     Mover(const Mover&) = delete;
     Mover& operator=(const Mover&) = delete;
@@ -42,6 +43,7 @@ private:
     MonitorPort port_;
     engine::ControlPage* page_ = nullptr;
     statemachine::EventQueue events_;
+    std::mutex report_mutex_; // one takes events at a time, and sends them before another takes the next
     std::optional<statemachine::Machine> machine_;
     std::unique_ptr<engine::Source> source_;
     std::unique_ptr<engine::Destination> destination_;

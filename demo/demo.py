@@ -50,7 +50,7 @@ class Demo:
         self.prefix = [self.program, "qemu", "--"] if given.launcher is None else shlex.split(given.launcher)
         self.start = time.monotonic()
         self.uri = given.uri or f"tcp:127.0.0.1:{free_port()}"
-        self.pair = None
+        self.pair = self.stopped = self.resumed = None
 
     def say(self, text):
         print(f"{time.monotonic() - self.start:7.2f} s  {text}", flush=True)
@@ -70,6 +70,7 @@ class Demo:
             self.pair.wait_completed()
             destination.qmp.wait_event("MIGRATION", status="completed")
             result = source.migration()
+            self.stopped, self.resumed = source.qmp.wait_event("STOP"), destination.qmp.wait_event("RESUME")
             self.show_events()
             self.check(source, destination, written)
             self.show_figures(result)
@@ -156,7 +157,8 @@ class Demo:
         ram = result.get("ram", {})
         total, sent = result.get("total-time", 0), ram.get("transferred", 0)
         print(f"\ntotal time {total} ms · downtime {result.get('downtime', '?')} ms · {sent / 2**20:.1f} MiB sent"
-              f" · {sent / 2**20 / (total / 1000) if total else 0:.0f} MiB/s on average")
+              f" · {sent / 2**20 / (total / 1000) if total else 0:.0f} MiB/s on average (query-migrate's figures)")
+        print(f"seen from outside: {1000 * (self.resumed.time - self.stopped.time):.0f} ms from STOP at the source to RESUME at the destination")
         if not self.given.linux:
             print("This guest writes faster than a network carries, so the last 99 MiB move while it is stopped: its downtime is not what a real guest sees.")
 

@@ -15,18 +15,18 @@
  *
  * THREADS
  *   listener:   one thread at a time in accept(); cancel_listener() from any thread.
- *   connection: connect() by the one who opened it. Then send(), receive(), push(), pull(urgent), pull(bulk), poll() and fence() may be
- *               called at the same time by different threads, each function by one thread at a time.
- *               send() may be called by any number of threads. cancel() by any thread at any time, also during connect().
- *   close() and close_listener(): when no other call is under way.
+ *   connection: connect() by the one who opened it. Then send(), receive(), push(), pull(urgent), pull(bulk), poll() and fence()
+ * may be called at the same time by different threads, each function by one thread at a time. send() may be called by any number
+ * of threads. cancel() by any thread at any time, also during connect(). close() and close_listener(): when no other call is
+ * under way.
  *
  * TIME
  *   All timeouts are milliseconds, >= 0; 0 asks and does not wait. There is no "for ever". cancel() makes every call under way
  *   and every later one answer PF_CANCELLED within 100 ms.
  *
  * ERRORS
- *   Functions answer PF_OK or another enum pf_status. Where there is a pf_error*, it may be NULL; it is filled on anything but PF_OK and
- *   PF_AGAIN. A call that fails before it has done anything leaves everything as it was.
+ *   Functions answer PF_OK or another enum pf_status. Where there is a pf_error*, it may be NULL; it is filled on anything but
+ * PF_OK and PF_AGAIN. A call that fails before it has done anything leaves everything as it was.
  *
  * GROWTH
  *   Structures open with their size. A caller sets it to sizeof; a plugin reads no member beyond it. New members come at the end.
@@ -48,8 +48,8 @@ extern "C" {
 
 enum pf_status {
     PF_OK = 0,
-    PF_AGAIN = 1,    /* queue full, or nothing there yet: not a failure */
-    PF_INVALID = 2,  /* bad argument or URI */
+    PF_AGAIN = 1,   /* queue full, or nothing there yet: not a failure */
+    PF_INVALID = 2, /* bad argument or URI */
     PF_NOT_FOUND = 3,
     PF_REFUSED = 4,
     PF_UNREACHABLE = 5,
@@ -93,11 +93,11 @@ typedef struct pf_error {
 
 typedef struct pf_options {
     uint32_t size;
-    uint32_t lanes;         /* bulk lanes, 1..64 */
-    uint32_t dead_peer_ms;  /* a peer that answers nothing for so long is gone */
-    uint32_t handshake_ms;  /* longest time an accepted peer may take to finish its handshake */
-    uint32_t queue_depth;   /* pushes or pulls that may be under way at once, 0: the transport's own choice */
-    uint32_t epoch;         /* number of this connection within its session; a listener accepts this one or later */
+    uint32_t lanes;                    /* bulk lanes, 1..64 */
+    uint32_t dead_peer_ms;             /* a peer that answers nothing for so long is gone */
+    uint32_t handshake_ms;             /* longest time an accepted peer may take to finish its handshake */
+    uint32_t queue_depth;              /* pushes or pulls that may be under way at once, 0: the transport's own choice */
+    uint32_t epoch;                    /* number of this connection within its session; a listener accepts this one or later */
     uint8_t session[PF_SESSION_BYTES]; /* all zero on a listener: any session */
 } pf_options;
 
@@ -110,8 +110,8 @@ typedef struct pf_options {
 typedef struct pf_memory_block {
     uint32_t size;
     uint32_t block;     /* the same number on both sides */
-    const char *name;   /* for messages; copied */
-    void *address;      /* start of the alias mapping; stays mapped until close() */
+    const char* name;   /* for messages; copied */
+    void* address;      /* start of the alias mapping; stays mapped until close() */
     uint64_t length;    /* bytes, a multiple of page_size */
     uint64_t page_size; /* bytes: 4096, 2 MiB, ... */
     uint32_t access;    /* PF_MEMORY_* */
@@ -128,24 +128,24 @@ typedef struct pf_extent {
 
 typedef struct pf_completion {
     uint64_t cookie;
-    int32_t status;    /* enum pf_status */
+    int32_t status; /* enum pf_status */
     uint32_t reserved;
 } pf_completion;
 
 typedef struct pf_counters {
     uint32_t size;
-    uint32_t lanes;          /* bulk lanes in use */
-    uint64_t bytes_pushed;   /* page bytes, without framing */
+    uint32_t lanes;        /* bulk lanes in use */
+    uint64_t bytes_pushed; /* page bytes, without framing */
     uint64_t bytes_pulled;
-    uint64_t control_bytes;  /* sent */
-    uint64_t wire_bytes;     /* all that was sent, with framing, as far as the transport can know */
+    uint64_t control_bytes; /* sent */
+    uint64_t wire_bytes;    /* all that was sent, with framing, as far as the transport can know */
 } pf_counters;
 
 typedef struct pf_connection pf_connection; /* the plugin's own */
 typedef struct pf_listener pf_listener;
 
 /* Told by connect(), on its own thread; detail is for people ("192.0.2.7:4444"), never NULL. */
-typedef void (*pf_progress)(void *context, enum pf_phase phase, const char *detail);
+typedef void (*pf_progress)(void* context, enum pf_phase phase, const char* detail);
 
 #define PF_PULL_BULK 0u
 #define PF_PULL_URGENT 1u
@@ -153,61 +153,65 @@ typedef void (*pf_progress)(void *context, enum pf_phase phase, const char *deta
 typedef struct pf_transport {
     uint32_t size;
     uint32_t abi_version;       /* PF_TRANSPORT_ABI_VERSION */
-    const char *name;           /* "tcp" */
-    const char *description;    /* one line, for people */
-    const char *const *schemes; /* NULL-terminated */
+    const char* name;           /* "tcp" */
+    const char* description;    /* one line, for people */
+    const char* const* schemes; /* NULL-terminated */
 
-    /* Can this host use it? PF_OK, or why not and what to install or set. uri may be NULL; with one, the address is looked at too. */
-    int (*probe)(const char *uri, pf_error *error);
+    /* Can this host use it? PF_OK, or why not and what to install or set. uri may be NULL; with one, the address is looked at
+     * too. */
+    int (*probe)(const char* uri, pf_error* error);
 
     /* Binds and listens. Answers before any peer has come. PF_IN_USE: the port is taken. */
-    int (*listen)(const char *uri, const pf_options *options, pf_listener **listener, pf_error *error);
+    int (*listen)(const char* uri, const pf_options* options, pf_listener** listener, pf_error* error);
     /* The URI a peer can connect to (port 0 replaced by the real one); NUL-terminated, cut at capacity. */
-    int (*listener_uri)(pf_listener *listener, char *buffer, size_t capacity);
-    /* The next peer that completed its handshake. Strangers and wrong sessions are turned away inside and never show, other than in
-       *rejected (may be NULL), which is filled with the latest of them when PF_AGAIN (timeout) is answered. */
-    int (*accept)(pf_listener *listener, int64_t timeout_ms, pf_connection **connection, pf_error *rejected, pf_error *error);
-    void (*cancel_listener)(pf_listener *listener);
-    void (*close_listener)(pf_listener *listener);
+    int (*listener_uri)(pf_listener* listener, char* buffer, size_t capacity);
+    /* The next peer that completed its handshake. Strangers and wrong sessions are turned away inside and never show, other than
+     *in rejected (may be NULL), which is filled with the latest of them when PF_AGAIN (timeout) is answered. */
+    int (*accept)(pf_listener* listener, int64_t timeout_ms, pf_connection** connection, pf_error* rejected, pf_error* error);
+    void (*cancel_listener)(pf_listener* listener);
+    void (*close_listener)(pf_listener* listener);
 
     /* Makes a connection object; no input or output yet, so that cancel() has something to act on. */
-    int (*open)(const char *uri, const pf_options *options, pf_connection **connection, pf_error *error);
+    int (*open)(const char* uri, const pf_options* options, pf_connection** connection, pf_error* error);
     /* All phases up to PF_PHASE_ESTABLISHED within timeout_ms. progress may be NULL. */
-    int (*connect)(pf_connection *connection, int64_t timeout_ms, pf_progress progress, void *context, pf_error *error);
-    void (*cancel)(pf_connection *connection);
+    int (*connect)(pf_connection* connection, int64_t timeout_ms, pf_progress progress, void* context, pf_error* error);
+    void (*cancel)(pf_connection* connection);
     /* Ends it: after the return nothing of it can write this side's memory. */
-    void (*close)(pf_connection *connection);
+    void (*close)(pf_connection* connection);
     /* "tcp 192.0.2.1:50312 -> 192.0.2.7:4444, 2 lanes" */
-    int (*describe)(pf_connection *connection, char *buffer, size_t capacity);
+    int (*describe)(pf_connection* connection, char* buffer, size_t capacity);
 
     /* Tells which memory the connection may touch, once, before the first push or pull, with all blocks at once. */
-    int (*add_memory)(pf_connection *connection, const pf_memory_block *blocks, size_t count, pf_error *error);
+    int (*add_memory)(pf_connection* connection, const pf_memory_block* blocks, size_t count, pf_error* error);
     /* After PF_OK nothing the peer has sent or will send can change this side's memory. Control goes on working. */
-    int (*revoke_memory)(pf_connection *connection, int64_t timeout_ms, pf_error *error);
+    int (*revoke_memory)(pf_connection* connection, int64_t timeout_ms, pf_error* error);
 
     /* One control message, 1..PF_CONTROL_MAX bytes; copied. */
-    int (*send)(pf_connection *connection, const void *message, size_t length, int64_t timeout_ms, pf_error *error);
+    int (*send)(pf_connection* connection, const void* message, size_t length, int64_t timeout_ms, pf_error* error);
     /* PF_AGAIN when none came in time. capacity must be PF_CONTROL_MAX or more. */
-    int (*receive)(pf_connection *connection, void *buffer, size_t capacity, size_t *length, int64_t timeout_ms, pf_error *error);
+    int (*receive)(pf_connection* connection, void* buffer, size_t capacity, size_t* length, int64_t timeout_ms, pf_error* error);
 
     /* Starts pushes. *accepted tells how many of them, from the first, were taken; PF_AGAIN when none was, for the queue is full.
-       The memory is read at any time until the completion: a page the guest writes meanwhile is dirty again and must be sent again. */
-    int (*push)(pf_connection *connection, const pf_extent *extents, size_t count, size_t *accepted, pf_error *error);
+       The memory is read at any time until the completion: a page the guest writes meanwhile is dirty again and must be sent
+       again. */
+    int (*push)(pf_connection* connection, const pf_extent* extents, size_t count, size_t* accepted, pf_error* error);
     /* Starts pulls, lane PF_PULL_BULK or PF_PULL_URGENT; otherwise as push. On completion the data is in this side's memory. */
-    int (*pull)(pf_connection *connection, uint32_t lane, const pf_extent *extents, size_t count, size_t *accepted, pf_error *error);
+    int (*pull)(pf_connection* connection, uint32_t lane, const pf_extent* extents, size_t count, size_t* accepted,
+                pf_error* error);
     /* Completions of pushes and pulls. PF_AGAIN when none came in time. A completed push has left this side's memory; that it
        has landed is what fence() says. */
-    int (*poll)(pf_connection *connection, pf_completion *completions, size_t capacity, size_t *count, int64_t timeout_ms,
-                pf_error *error);
+    int (*poll)(pf_connection* connection, pf_completion* completions, size_t capacity, size_t* count, int64_t timeout_ms,
+                pf_error* error);
     /* Everything pushed before this call has landed in the peer's memory and is visible there. */
-    int (*fence)(pf_connection *connection, int64_t timeout_ms, pf_error *error);
+    int (*fence)(pf_connection* connection, int64_t timeout_ms, pf_error* error);
 
-    int (*counters)(pf_connection *connection, pf_counters *counters);
+    int (*counters)(pf_connection* connection, pf_counters* counters);
 } pf_transport;
 
-/* The one symbol a plugin exports. host_abi_version is the version of the host's header; a plugin that cannot serve it answers NULL. */
+/* The one symbol a plugin exports. host_abi_version is the version of the host's header; a plugin that cannot serve it answers
+ * NULL. */
 #define PF_TRANSPORT_ENTRY "pageferry_transport_entry"
-typedef const pf_transport *(*pf_transport_entry_fn)(uint32_t host_abi_version);
+typedef const pf_transport* (*pf_transport_entry_fn)(uint32_t host_abi_version);
 
 #ifdef __cplusplus
 }

@@ -48,7 +48,7 @@ protected:
         EXPECT_EQ(call(), PF_CANCELLED) << "every later call answers so too";
     }
     int push_one() const {
-        const pf_extent one = extent(rams.source[0], 0, 1ULL << 20U);
+        const pf_extent one = extent(rams.source[0], 0, small_page);
         std::size_t accepted = 0;
         return transport().push(pair.source.get(), &one, 1, &accepted, nullptr);
     }
@@ -79,14 +79,8 @@ TEST_F(Ending, CancelEndsPoll) {
 TEST_F(Ending, CancelEndsSend) { // nobody receives: the lane fills up
     cancelled_in("send", [&] { return send_one(); });
 }
-TEST_F(Ending, CancelEndsFence) {
-    cancelled_in("fence", [&] {
-        push_one();
-        return fence_one();
-    });
-}
-TEST_F(Ending, CancelEndsPushes) {
-    cancelled_in("push", [&] { return push_one(); });
+TEST_F(Ending, CancelEndsPushesAndFences) {
+    cancelled_in("push, poll and fence", [&] { return push_round(pair.source, rams); });
 }
 TEST_F(Ending, CancelEndsRevoke) {
     cancelled_in("revoke_memory", [&] { return transport().revoke_memory(pair.source.get(), patience, nullptr); });
@@ -191,12 +185,7 @@ TEST_F(Ending, WhatWasSentBeforeThePeerWentStillArrives) {
 
 TEST_F(Ending, APeerThatGoesUnderPushesEndsThem) {
     std::atomic<bool> entered = false;
-    Background pushing_on{"push and poll", [&] {
-                              return until_it_ends(entered, [&] {
-                                  const int status = push_one();
-                                  return status == PF_AGAIN ? poll_one() : status;
-                              });
-                          }};
+    Background pushing_on{"push and poll", [&] { return until_it_ends(entered, [&] { return push_round(pair.source, rams); }); }};
     while (!entered) {
         std::this_thread::yield();
     }
@@ -208,12 +197,7 @@ TEST_F(Ending, APeerThatGoesUnderPushesEndsThem) {
 TEST_F(Ending, AfterCloseNothingChangesThisSidesMemory) {
     std::atomic<bool> entered = false;
     rams.source[0].fill(1);
-    Background pushing_on{"push and poll", [&] {
-                              return until_it_ends(entered, [&] {
-                                  const int status = push_one();
-                                  return status == PF_AGAIN ? poll_one() : status;
-                              });
-                          }};
+    Background pushing_on{"push and poll", [&] { return until_it_ends(entered, [&] { return push_round(pair.source, rams); }); }};
     while (!entered) {
         std::this_thread::yield();
     }

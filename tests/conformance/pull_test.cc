@@ -80,7 +80,7 @@ TEST_P(Pull, OutsideABlockOrWithoutTheRightIsRefused) {
 }
 
 TEST_P(Pull, CountersAddUp) {
-    const auto extents = random_extents(rams.destination, 100, 10'000, 53);
+    const auto extents = random_extents(rams.destination, 100, 10'000, 54);
     pull_and_compare(extents);
     const auto pulled = std::accumulate(extents.begin(), extents.end(), std::uint64_t{1}, // one byte in SetUp
                                         [](std::uint64_t sum, const pf_extent& one) { return sum + one.length; });

@@ -179,7 +179,9 @@ bool run_all(const End& end, const Start& start, std::span<const pf_extent> exte
         }
         std::size_t count = 0;
         if (const int status = poll_into(end, seen, patience, &count); status != PF_OK) {
-            ADD_FAILURE() << "poll answered " << status << " with " << done << " of " << all << " done";
+            pf_error error = no_error(); // it is the same one again
+            transport().fence(end.get(), 0, &error);
+            ADD_FAILURE() << "poll answered " << status << " with " << done << " of " << all << " done: " << text_of(error);
             return false;
         }
         done += count;
@@ -194,17 +196,47 @@ int fence(const End& end) {
     return status;
 }
 
+int push_round(const End& end, const TwoRams& rams) {
+    constexpr std::uint64_t piece = 256 * 1024;
+    const Ram& ram = rams.source[0];
+    std::uint64_t offset = 0;
+    std::size_t under_way = 0;
+    Seen seen;
+    int status = PF_OK;
+    while (status == PF_OK && (offset < ram.length() || under_way > 0)) {
+        const pf_extent one = extent(ram, offset, piece);
+        std::size_t count = 0;
+        status = offset < ram.length() ? transport().push(end.get(), &one, 1, &count, nullptr) : int{PF_AGAIN};
+        if (status == PF_OK) {
+            ++under_way;
+            offset += piece;
+        } else if (status == PF_AGAIN && under_way > 0) {
+            status = poll_into(end, seen, patience, &count);
+            under_way -= count;
+        }
+    }
+    return status == PF_OK ? transport().fence(end.get(), patience, nullptr) : status;
+}
+
 pf_extent extent(const Ram& ram, std::uint64_t offset, std::uint64_t length, std::uint64_t cookie) {
     return {.block = ram.block(), .reserved = 0, .offset = offset, .length = length, .cookie = cookie};
 }
 
 std::vector<pf_extent> random_extents(std::span<const Ram> rams, std::size_t count, std::uint64_t max, std::uint64_t seed) {
     std::mt19937_64 random{seed};
+    const auto some_length = [&] { return 1 + random() % (max >> (random() % static_cast<unsigned>(std::bit_width(max)))); };
     std::vector<pf_extent> extents;
-    for (std::size_t i = 0; i < count; ++i) {
-        const Ram& ram = rams[random() % rams.size()];
-        const std::uint64_t length = 1 + random() % std::min(max, ram.length());
-        extents.push_back(extent(ram, random() % (ram.length() - length + 1), length, i));
+    for (const Ram& ram : rams) {
+        for (std::uint64_t offset = random() % small_page; offset < ram.length();) {
+            const std::uint64_t length = std::min(some_length(), ram.length() - offset);
+            extents.push_back(extent(ram, offset, length));
+            offset += length + random() % 3 * some_length(); // every third touches the one before
+        }
+    }
+    std::ranges::shuffle(extents, random);
+    extents.resize(std::min(count, extents.size()));
+    for (std::size_t i = 0; i < extents.size(); ++i) {
+        extents[i].cookie = i;
     }
     return extents;
 }

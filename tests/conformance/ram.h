@@ -82,8 +82,12 @@ bool run_all(const End& end, const Start& start, std::span<const pf_extent> exte
 int poll_into(const End& end, Seen& seen, std::int64_t timeout_ms, std::size_t* count = nullptr);
 int fence(const End& end);
 
+// The first block of the source's once, in pieces, with a fence at the end; PF_OK, or the first other answer.
+int push_round(const End& end, const TwoRams& rams);
+
 pf_extent extent(const Ram& ram, std::uint64_t offset, std::uint64_t length, std::uint64_t cookie = 0);
-// Offsets and lengths from one byte to max, with no regard to pages; cookies from 0.
+// At most count extents of one byte to max, short ones as likely as long ones, with no regard to pages, in no order; cookies from
+// 0. No two overlap: pushes that do, with no fence between them, land in any order.
 std::vector<pf_extent> random_extents(std::span<const Ram> rams, std::size_t count, std::uint64_t max, std::uint64_t seed);
 // What the destination must hold after the extents: 0xee, and the source's bytes where an extent is.
 void expect_moved(const TwoRams& rams, std::span<const pf_extent> extents);

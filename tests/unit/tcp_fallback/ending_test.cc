@@ -162,7 +162,7 @@ protected:
     RuleBreaker() {
         Id id{};
         id.fill(1);
-        int number = 0;
+        std::size_t number = 0;
         for (const LaneKind kind : {LaneKind::control, LaneKind::bulk, LaneKind::urgent}) {
             Preamble preamble{.version = 1, .kind = kind, .index = 0, .lanes = 1, .connection = id, .session = {}, .epoch = 0};
             std::array<std::byte, preamble_bytes> bytes{};

@@ -1,5 +1,7 @@
 #include "engine/destination.h"
 
+#include "engine/peer.h"
+
 #include <algorithm>
 #include <tuple>
 #include <utility>
@@ -16,10 +18,6 @@ constexpr milliseconds load_wait{50};
 constexpr milliseconds revoke_timeout{10'000};
 constexpr milliseconds farewell{200};
 
-Error unexpected_message(const session::Message& message, std::string during) {
-    return make_error(ErrorCode::protocol, std::move(during), std::string{session::name_of(message)},
-                      "the source sent it out of turn");
-}
 } // namespace
 
 Destination::Destination(DestinationConfig config, DestinationGuest& guest, statemachine::Machine& machine)
@@ -29,6 +27,12 @@ Destination::Destination(DestinationConfig config, DestinationGuest& guest, stat
         total += block.info().length;
     }
     config_.page->progress.ram_total = total;
+    if (config_.unsettled) {
+        session_ = config_.unsettled->session;
+        epoch_ = config_.unsettled->epoch;
+        ran_ = config_.unsettled->ran;
+        loaded_ = true;
+    }
 }
 
 Destination::~Destination() {
@@ -50,8 +54,9 @@ void Destination::cancel() {
     cancelled_ = true;
     const std::lock_guard lock{connection_mutex_};
     if (channel_) {
-        std::ignore = channel_->send_within(session::Failure{.code = ErrorCode::cancelled, .text = "the destination gave up"},
-                                            milliseconds{50});
+        // `refused` is the one certain word: this side was never asked to run the guest, and is not going to be.
+        const ErrorCode code = run_asked_ ? ErrorCode::cancelled : ErrorCode::refused;
+        std::ignore = channel_->send_within(session::Failure{.code = code, .text = "the destination gave up"}, milliseconds{50});
     }
     if (connection_) {
         connection_->cancel();
@@ -62,12 +67,28 @@ void Destination::cancel() {
 }
 
 Result<void> Destination::run() {
-    auto done = serve();
-    if (!done) {
-        done = std::unexpected(cause(std::move(done.error())));
-        finish(done.error());
+    if (!config_.unsettled) {
+        if (auto done = serve(); !done) {
+            const Error error = cause(std::move(done.error()));
+            // Once the source may have sent its permit, only a certain word says that the guest does not run here: the source's
+            // own, or the hypervisor's refusal to run it.
+            const bool uncertain = loaded_ && !run_refused_ && !(channel_ && channel_->peer_failed());
+            if (!uncertain && !ran_) {
+                fail(error);
+                return std::unexpected(error);
+            }
+            lost(error);
+        }
     }
-    return done;
+    while (!settled_ && !cancelled_) {
+        if (auto done = settle(); !done) {
+            lost(cause(std::move(done.error())));
+        }
+    }
+    if (!settled_ && !ran_) {
+        return std::unexpected(make_error(ErrorCode::cancelled, "settle", config_.uri, "the permit to run has not come"));
+    }
+    return {};
 }
 
 Error Destination::cause(Error seen) const {
@@ -79,56 +100,150 @@ Error Destination::cause(Error seen) const {
     return seen;
 }
 
-void Destination::finish(const Error& error) {
-    using enum statemachine::Status;
-    using statemachine::Cause;
-    // Once the source may have sent its permit, only a certain word says that the guest does not run here: the source's own, or
-    // the hypervisor's refusal to run it.
-    const bool uncertain = loaded_ && !run_refused_ && !channel_->peer_failed();
-    Result<void> moved;
-    if (uncertain) {
-        moved = machine_.transition(postcopy_paused, Cause::connection_lost, error.to_string());
-    } else {
-        if (channel_) {
-            const ErrorCode code = run_refused_ ? ErrorCode::refused : error.code;
-            std::ignore = channel_->send_within(
-                session::Failure{.code = code, .text = "the destination failed: " + error.to_string()}, farewell);
-        }
-        moved = machine_.transition(failed, Cause::error, error.to_string());
+void Destination::fail(const Error& error) {
+    if (channel_) {
+        const ErrorCode code = run_refused_ ? ErrorCode::refused : error.code;
+        std::ignore = channel_->send_within(
+            session::Failure{.code = code, .text = "the destination failed: " + error.to_string()}, farewell);
     }
-    std::ignore = moved; // refused only where the owner was quicker
+    // Refused only where the owner was quicker.
+    std::ignore = machine_.transition(statemachine::Status::failed, statemachine::Cause::error, error.to_string());
+}
+
+// The connection is gone, and who runs the guest is not settled, or the source does not know it yet.
+void Destination::lost(const Error& error) {
+    if (!ran_ && machine_.status() != statemachine::Status::postcopy_paused) {
+        std::ignore =
+            machine_.transition(statemachine::Status::postcopy_paused, statemachine::Cause::connection_lost, error.to_string());
+    }
+    drop_connection();
+}
+
+void Destination::drop_connection() {
+    inbox_.reset();
+    relay_.reset();
+    memory_shared_ = false;
+    const std::lock_guard lock{connection_mutex_};
+    channel_.reset();
+    connection_.reset();
+}
+
+// The next peer whose transport handshake is done; `stranger`: none yet.
+Result<Destination::Peer> Destination::accept() {
+    std::optional<Error> rejected;
+    auto accepted = listener_->accept(accept_wait, &rejected);
+    if (rejected) {
+        config_.turned_away(*rejected);
+    }
+    if (!accepted) {
+        return std::unexpected(std::move(accepted.error()));
+    }
+    if (!*accepted) {
+        return Peer::stranger;
+    }
+    {
+        const std::lock_guard lock{connection_mutex_};
+        connection_.emplace(std::move(**accepted));
+        channel_.emplace(*connection_, config_.options.dead_peer);
+        if (cancelled_) {
+            connection_->cancel();
+        }
+    }
+    inbox_.emplace(*connection_, *channel_, [](session::Message&) { return false; });
+    return Peer::source;
 }
 
 Result<void> Destination::serve() {
     for (;;) {
-        std::optional<Error> rejected;
-        auto accepted = listener_->accept(accept_wait, &rejected);
-        if (rejected) {
-            config_.turned_away(*rejected);
-        }
-        if (!accepted) {
-            return std::unexpected(std::move(accepted.error()));
-        }
-        if (!*accepted) {
+        auto peer = accept();
+        if (peer && *peer == Peer::stranger) {
             continue;
         }
-        {
-            const std::lock_guard lock{connection_mutex_};
-            connection_.emplace(std::move(**accepted));
-            channel_.emplace(*connection_, config_.options.dead_peer);
+        if (peer) {
+            peer = greet();
         }
-        const auto peer = greet();
         if (!peer) {
             return std::unexpected(peer.error());
         }
         if (*peer == Peer::source) {
             return receive_guest();
         }
-        inbox_.reset();
-        const std::lock_guard lock{connection_mutex_};
-        channel_.reset();
-        connection_.reset();
+        drop_connection();
     }
+}
+
+// One more connection of the same session: the permit, if it had not come, and the word that the guest runs.
+Result<void> Destination::settle() {
+    for (;;) {
+        auto peer = accept();
+        if (peer && *peer == Peer::stranger) {
+            continue;
+        }
+        if (peer) {
+            peer = greet_again();
+        }
+        if (!peer) {
+            return std::unexpected(peer.error());
+        }
+        if (*peer == Peer::source) {
+            break;
+        }
+        drop_connection();
+    }
+    if (!ran_) {
+        PAGEFERRY_TRY(machine_.transition(statemachine::Status::postcopy_recover, statemachine::Cause::connected));
+        PAGEFERRY_TRY(machine_.transition(statemachine::Status::postcopy_active, statemachine::Cause::connected));
+    }
+    return wait_for_permit();
+}
+
+Result<void> Destination::wait_for_permit() {
+    auto message = inbox_->wait(config_.options.dead_peer);
+    if (!message || !*message || !std::holds_alternative<session::Permit>(**message)) {
+        return !message    ? std::unexpected(std::move(message.error()))
+               : !*message ? std::unexpected(no_message("Permit", config_.options.dead_peer))
+                           : std::unexpected(unexpected_message(**message, "wait for Permit"));
+    }
+    return run_guest(std::get<session::Permit>(**message).running);
+}
+
+Result<Destination::Peer> Destination::greet_again() {
+    const auto again = hello();
+    if (!again) {
+        return turn_away(again.error());
+    }
+    if (again->session != session_ || again->epoch <= epoch_) {
+        return turn_away(make_error(ErrorCode::refused, "hello", config_.uri,
+                                    "this destination waits for another session, or for a later connection of it"));
+    }
+    epoch_ = again->epoch;
+    config_.accepted(session_, epoch_);
+    return Peer::source;
+}
+
+// Hello, answered.
+Result<session::Hello> Destination::hello() {
+    auto first = inbox_->wait(config_.options.handshake);
+    if (!first || !*first) {
+        return std::unexpected(first
+                                   ? make_error(ErrorCode::timed_out, "wait for", "Hello", "the peer connected and said nothing")
+                                   : cause(first.error()));
+    }
+    auto* hello = std::get_if<session::Hello>(&**first);
+    if (hello == nullptr || hello->role != session::Role::source) {
+        return std::unexpected(unexpected_message(**first, "hello"));
+    }
+    const auto version = session::agree_version(*hello);
+    if (!version) {
+        return std::unexpected(version.error());
+    }
+    PAGEFERRY_TRY(channel_->send(session::HelloReply{.version = *version,
+                                                     .session = hello->session,
+                                                     .epoch = hello->epoch,
+                                                     .role = session::Role::destination,
+                                                     .features = 0,
+                                                     .software = "pageferry " PAGEFERRY_VERSION}));
+    return std::move(*hello);
 }
 
 Result<Destination::Peer> Destination::turn_away(Error error) {
@@ -142,28 +257,9 @@ Result<Destination::Peer> Destination::turn_away(Error error) {
 
 // Hello and RAM tables. Whoever fails here was a stranger; from `active` on it is the source.
 Result<Destination::Peer> Destination::greet() {
-    inbox_.emplace(*connection_, *channel_, [](session::Message&) { return false; });
-    auto first = inbox_->wait(config_.options.handshake);
-    if (!first || !*first) {
-        return turn_away(first ? make_error(ErrorCode::timed_out, "wait for", "Hello", "the peer connected and said nothing")
-                               : cause(first.error()));
-    }
-    const auto* hello = std::get_if<session::Hello>(&**first);
-    if (hello == nullptr || hello->role != session::Role::source) {
-        return turn_away(unexpected_message(**first, "hello"));
-    }
-    const auto version = session::agree_version(*hello);
-    if (!version) {
-        return turn_away(version.error());
-    }
-    if (auto sent = channel_->send(session::HelloReply{.version = *version,
-                                                       .session = hello->session,
-                                                       .epoch = hello->epoch,
-                                                       .role = session::Role::destination,
-                                                       .features = 0,
-                                                       .software = "pageferry " PAGEFERRY_VERSION});
-        !sent) {
-        return turn_away(sent.error());
+    const auto first = hello();
+    if (!first) {
+        return turn_away(first.error());
     }
     auto second = inbox_->wait(config_.options.handshake);
     if (!second || !*second) {
@@ -185,6 +281,9 @@ Result<Destination::Peer> Destination::greet() {
     if (!order) {
         return turn_away(order.error());
     }
+    session_ = first->session;
+    epoch_ = first->epoch;
+    config_.accepted(session_, epoch_);
     PAGEFERRY_TRY(machine_.transition(statemachine::Status::active, statemachine::Cause::connected));
     PAGEFERRY_TRY(take_ram(*order));
     return Peer::source;
@@ -203,6 +302,7 @@ Result<void> Destination::take_ram(const std::vector<std::size_t>& order) {
         blocks_.push_back(&block);
     }
     PAGEFERRY_TRY(connection_->add_memory(shared));
+    memory_shared_ = true;
     config_.page->progress.lanes = connection_->counters().lanes;
     return send_extents();
 }
@@ -262,17 +362,16 @@ Result<void> Destination::receive_guest() {
             config_.page->progress.ram_transferred += end->bytes;
         } else if (auto* state = std::get_if<session::DeviceState>(&message)) {
             PAGEFERRY_TRY(device_state(std::move(state->bytes)));
-        } else if (const auto* stop = std::get_if<session::Switchover>(&message); stop != nullptr && !switchover_) {
+        } else if (std::holds_alternative<session::Switchover>(message) && !switchover_) {
             switchover_ = true;
-            guest_was_running_ = stop->running;
             if (relay_) {
                 relay_->hold();
             }
         } else if (const auto* final = std::get_if<session::RamFinal>(&message);
                    final != nullptr && switchover_ && relay_ && !loaded_) {
             PAGEFERRY_TRY(load(final->device_state_bytes));
-        } else if (std::holds_alternative<session::Permit>(message) && loaded_) {
-            return run_guest();
+        } else if (const auto* permit = std::get_if<session::Permit>(&message); permit != nullptr && loaded_) {
+            return run_guest(permit->running);
         } else {
             return std::unexpected(unexpected_message(message, "receive the guest"));
         }
@@ -325,22 +424,34 @@ Result<void> Destination::load(std::uint64_t device_state_bytes) {
     return channel_->send(session::DeviceLoaded{});
 }
 
-Result<void> Destination::run_guest() {
-    PAGEFERRY_TRY(connection_->revoke_memory(revoke_timeout));
-    if (auto run = guest_.run(guest_was_running_); !run) {
-        run_refused_ = true;
-        return run;
+Result<void> Destination::run_guest(bool running) {
+    if (!ran_) {
+        if (memory_shared_) {
+            PAGEFERRY_TRY(connection_->revoke_memory(revoke_timeout));
+        }
+        run_asked_ = true;
+        if (auto run = guest_.run(running); !run) {
+            run_refused_ = true;
+            return run;
+        }
+        ran_ = true;
     }
-    inbox_->expect_end();
-    // The guest runs here: whatever happens to the connection now, this side has completed.
+    return say_running();
+}
+
+// The guest runs here: whatever happens to the connection now, this side has completed. The source's goodbye says that it knows.
+Result<void> Destination::say_running() {
     const auto told = channel_->send(session::Running{});
-    PAGEFERRY_TRY(machine_.transition(statemachine::Status::completed, statemachine::Cause::finished));
-    if (!told) {
-        config_.turned_away(told.error());
-        return {};
+    if (machine_.status() != statemachine::Status::completed) {
+        PAGEFERRY_TRY(machine_.transition(statemachine::Status::completed, statemachine::Cause::finished));
     }
-    std::ignore = inbox_->wait(config_.options.dead_peer); // Goodbye, or the end of the connection
-    return {};
+    PAGEFERRY_TRY(told);
+    const auto goodbye = inbox_->wait(config_.options.dead_peer);
+    if (!goodbye) {
+        return std::unexpected(goodbye.error());
+    }
+    settled_ = *goodbye && std::holds_alternative<session::Goodbye>(**goodbye);
+    return settled_ ? Result<void>{} : std::unexpected(no_message("Goodbye", config_.options.dead_peer));
 }
 
 } // namespace pageferry::engine

@@ -3,6 +3,10 @@
 //   accept → hello and RAM tables → discard what the source has not → pushes land by themselves → device state is loaded, held
 //   back from the switchover on until RAM is final → loaded → permit → revoke → run
 //
+// When the connection breaks after the source may have sent its permit, the destination goes on listening, for the same session
+// alone, until the source has come again and has said goodbye (engine/settlement.h is its half). It runs the guest once, however
+// often it is permitted to.
+//
 // A peer that is turned away before the RAM tables agree changes nothing: the destination goes on listening.
 // Threads: listen() and run() on the engine's thread; cancel() by any thread.
 #pragma once
@@ -28,12 +32,23 @@
 
 namespace pageferry::engine {
 
+// What an earlier destination of this guest, in a process that died, had come to.
+struct Unsettled {
+    transport::SessionId session{};
+    std::uint32_t epoch = 0; // of its last connection
+    bool ran = false;        // the guest runs here, and the source does not know it yet
+};
+
 struct DestinationConfig {
     std::vector<memory::RamBlock> blocks;
     std::optional<transport::Transport> transport;
     std::string uri;
     transport::Options options;
-    ControlPage* page = nullptr; // outlives the destination
+    ControlPage* page = nullptr;        // outlives the destination
+    std::optional<Unsettled> unsettled; // no RAM is to come: only the permit
+    // Told of the session once a source is accepted, so that a later process can settle it.
+    std::function<void(const transport::SessionId&, std::uint32_t epoch)> accepted = [](const transport::SessionId&,
+                                                                                        std::uint32_t) {};
     // Told of each peer that was turned away: for the log.
     std::function<void(const Error&)> turned_away = [](const Error&) {};
 };
@@ -47,8 +62,8 @@ public:
 
     // Binds and listens; the URI a source can connect to. A failure (port taken, no such address) changes nothing.
     Result<std::string> listen();
-    // Waits for a source and takes its guest. At the end the machine is `completed`, `failed`, or `postcopy-paused` when the
-    // source was lost after it may have sent its permit.
+    // Waits for a source and takes its guest, to the source's goodbye. At the end the machine is `completed` or `failed`, after
+    // cancel() also `postcopy-paused`.
     Result<void> run();
     void cancel();
 
@@ -56,7 +71,14 @@ private:
     enum class Peer { stranger, source };
 
     Result<void> serve();
+    Result<Peer> accept();
+    void drop_connection();
     Result<Peer> greet();
+    Result<transport::session::Hello> hello();
+    Result<Peer> greet_again();
+    Result<void> settle();
+    Result<void> wait_for_permit();
+    void lost(const Error& error);
     Result<Peer> turn_away(Error error);
     Result<void> take_ram(const std::vector<std::size_t>& order);
     Result<void> send_extents();
@@ -64,8 +86,9 @@ private:
     Result<void> receive_guest();
     Result<void> device_state(std::vector<std::byte> bytes);
     Result<void> load(std::uint64_t device_state_bytes);
-    Result<void> run_guest();
-    void finish(const Error& error);
+    Result<void> run_guest(bool running);
+    Result<void> say_running();
+    void fail(const Error& error);
     [[nodiscard]] Error cause(Error seen) const;
 
     DestinationConfig config_;
@@ -79,8 +102,13 @@ private:
     std::optional<Inbox> inbox_;
     std::vector<memory::RamBlock*> blocks_; // by the source's numbers
     std::atomic<bool> cancelled_{false};
+    transport::SessionId session_{}; // of the source that was accepted
+    std::uint32_t epoch_ = 0;
+    std::atomic<bool> run_asked_{false};
+    bool ran_ = false;
+    bool settled_ = false;       // the source knows that the guest runs here
+    bool memory_shared_ = false; // with the present connection
     bool switchover_ = false;
-    bool guest_was_running_ = true;
     bool loaded_ = false;      // from DeviceLoaded on the source may have sent its permit
     bool run_refused_ = false; // the permit came, and the hypervisor did not run the guest
 };

@@ -13,26 +13,24 @@
 
 namespace pageferry::engine {
 
-struct DeviceSave {
-    Fd stream;               // a stream socket: the hypervisor's state comes out, answers for it go in
-    bool was_running = true; // the guest was running when the migration began
-};
-
 class SourceGuest {
 public:
     virtual ~SourceGuest() = default;
 
-    // The hypervisor begins to save its state into a stream, and stops the guest as soon as what can be saved of a running guest
-    // is saved.
-    virtual Result<DeviceSave> start_device_save() = 0;
+    // The hypervisor begins to save its state into a stream socket (answers for it go in), and stops the guest as soon as what
+    // can be saved of a running guest is saved.
+    virtual Result<Fd> start_device_save() = 0;
     // The guest is stopped and its state waits to be saved; false: not yet, after at most `wait`.
     virtual Result<bool> stopped(std::chrono::milliseconds wait) = 0;
+    // When that was; called once stopped() has answered true.
+    [[nodiscard]] virtual std::chrono::steady_clock::time_point stopped_at() const = 0;
     // With pause-before-switchover: true once the user let it go on (migrate-continue); false: not yet, after at most `wait`.
     virtual Result<bool> continued(std::chrono::milliseconds wait) = 0;
     // Saves the rest. When it answers, every byte has been written into the stream, and nothing writes guest RAM any more.
     virtual Result<void> finish_device_save() = 0;
     // The point of no return: after it succeeds the guest never runs here again unless the peer says that it did not run there.
-    virtual Result<void> commit() = 0;
+    // Answers whether the guest is to run there: it ran before the switchover, or the user said so since.
+    virtual Result<bool> commit() = 0;
 };
 
 class DestinationGuest {

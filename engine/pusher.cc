@@ -8,6 +8,7 @@ namespace pageferry::engine {
 namespace {
 // How long one wait for completions lasts before the pacer is asked again. The transport's own deadline finds a dead peer.
 constexpr std::chrono::milliseconds completion_wait{100};
+constexpr std::chrono::milliseconds watched_wait{2}; // the same, while something else is waited for too
 constexpr std::chrono::milliseconds rate_window{250};
 } // namespace
 
@@ -16,9 +17,13 @@ Pusher::Pusher(transport::Connection& connection, Progress& progress, const Limi
     std::iota(free_slots_.rbegin(), free_slots_.rend(), 0U);
 }
 
-Result<void> Pusher::push_all(PendingPages& pending, bool paced) {
-    while (!pending.empty() || batch_size_ != 0 || free_slots_.size() != in_flight) {
-        auto done = fill_batch(pending, paced);
+Result<void> Pusher::push_all(PendingPages& pending, bool paced, const std::function<bool()>& until) {
+    for (bool enough = false; (!pending.empty() && !enough) || batch_size_ != 0 || free_slots_.size() != in_flight;) {
+        enough = enough || (until && until());
+        Result<void> done;
+        if (!enough) {
+            done = fill_batch(pending, paced, until);
+        }
         if (done) {
             done = post_batch();
         }
@@ -30,17 +35,17 @@ Result<void> Pusher::push_all(PendingPages& pending, bool paced) {
     return {};
 }
 
-Result<void> Pusher::fill_batch(PendingPages& pending, bool paced) {
+Result<void> Pusher::fill_batch(PendingPages& pending, bool paced, const std::function<bool()>& until) {
     while (batch_size_ < batch && !free_slots_.empty() && !pending.empty()) {
         const std::uint64_t rate = paced ? limits_.max_bandwidth.load(std::memory_order_relaxed) : 0;
         const std::uint64_t allowed = pacer_.allow(std::min(extent_bytes, pending.bytes()), rate, Pacer::Clock::now());
         if (allowed == 0) {
             // Completions are collected while the pacer holds us back; poll() is a wait that cancel() ends.
-            if (batch_size_ != 0) {
+            if (batch_size_ != 0 || (until && until())) {
                 return {};
             }
             const auto wait = std::chrono::ceil<std::chrono::milliseconds>(pacer_.wait(rate));
-            if (auto done = collect(std::min(wait, completion_wait)); !done) {
+            if (auto done = collect(std::min(wait, until ? watched_wait : completion_wait)); !done) {
                 return done;
             }
             continue;

@@ -11,6 +11,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace pageferry::engine {
@@ -26,14 +27,15 @@ public:
 
     // Pushes until nothing is pending and every push is completed. Pages whose push did not complete are pending again on
     // failure. paced: max-bandwidth holds; not while the guest stands still.
-    Result<void> push_all(PendingPages& pending, bool paced);
+    // until: once it is true nothing more is taken, and what is pending stays so.
+    Result<void> push_all(PendingPages& pending, bool paced, const std::function<bool()>& until = {});
     // What was pushed has landed.
     Result<void> fence(std::chrono::milliseconds timeout) { return connection_.fence(timeout); }
 
     [[nodiscard]] std::uint64_t bytes_pushed() const { return bytes_pushed_; }
 
 private:
-    Result<void> fill_batch(PendingPages& pending, bool paced);
+    Result<void> fill_batch(PendingPages& pending, bool paced, const std::function<bool()>& until);
     Result<void> post_batch();
     Result<void> collect(std::chrono::milliseconds wait);
     void put_back(PendingPages& pending);

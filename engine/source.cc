@@ -16,11 +16,11 @@ constexpr milliseconds guest_wait{5};
 constexpr milliseconds user_wait{50};
 // Loading device state is the hypervisor's work and may read every disk; a dead peer is found much earlier, by its silence.
 constexpr milliseconds load_timeout{600'000};
-constexpr milliseconds farewell{50};
 } // namespace
 
 Source::Source(SourceConfig config, SourceGuest& guest, statemachine::Machine& machine)
-    : config_(std::move(config)), guest_(guest), machine_(machine), progress_(config_.page->progress), pending_(config_.blocks) {
+    : config_(std::move(config)), guest_(guest), machine_(machine), progress_(config_.page->progress),
+      peer_(std::move(config_.peer)), pending_(config_.blocks) {
     std::uint64_t total = 0;
     std::uint64_t page_size = ~0ULL;
     for (const auto& block : config_.blocks) {
@@ -32,8 +32,9 @@ Source::Source(SourceConfig config, SourceGuest& guest, statemachine::Machine& m
     progress_.page_size = page_size;
 }
 
+// The inbox gives the relay what comes, and the relay sends over the connection: they end in this order.
 Source::~Source() {
-    inbox_.reset();
+    peer_.stop_receiving();
     relay_.reset();
 }
 
@@ -41,36 +42,14 @@ Result<void> Source::run() {
     auto done = migrate();
     config_.tracker->stop();
     if (!done) {
-        done = std::unexpected(cause(std::move(done.error())));
+        done = std::unexpected(peer_.cause(std::move(done.error())));
         finish(done.error());
     }
     return done;
 }
 
 void Source::cancel() {
-    cancelled_ = true;
-    const std::lock_guard lock{connection_mutex_};
-    if (channel_) {
-        // The peer learns it in words where it can; where it cannot, it sees the connection end.
-        std::ignore = channel_->send_within(
-            session::Failure{.code = ErrorCode::cancelled, .text = "the migration was cancelled at the source"}, farewell);
-    }
-    if (connection_) {
-        connection_->cancel();
-    }
-}
-
-// The first thing that went wrong, where what is seen here is only its consequence.
-Error Source::cause(Error seen) const {
-    if (cancelled_) {
-        return make_error(ErrorCode::cancelled, "migrate", config_.uri, "cancelled");
-    }
-    if (inbox_) {
-        if (auto first = inbox_->error()) {
-            return *first;
-        }
-    }
-    return seen;
+    peer_.cancel("the migration was cancelled at the source");
 }
 
 void Source::finish(const Error& error) {
@@ -79,13 +58,10 @@ void Source::finish(const Error& error) {
     Result<void> moved;
     if (permitted_) {
         moved = machine_.transition(postcopy_paused, Cause::connection_lost, error.to_string());
-    } else if (cancelled_) {
+    } else if (peer_.cancelled()) {
         moved = machine_.transition(cancelling, Cause::requested);
     } else {
-        if (channel_) {
-            std::ignore = channel_->send_within(
-                session::Failure{.code = error.code, .text = "the source failed: " + error.to_string()}, farewell);
-        }
+        peer_.farewell(error.code, "the source failed: " + error.to_string());
         moved = machine_.transition(failing, Cause::error, error.to_string());
     }
     // A refusal here means that the owner was quicker (a cancel): the machine has moved on already.
@@ -105,23 +81,7 @@ Result<void> Source::migrate() {
 }
 
 Result<void> Source::connect() {
-    {
-        auto opened = config_.transport->open(config_.uri, config_.options);
-        if (!opened) {
-            return std::unexpected(std::move(opened.error()));
-        }
-        const std::lock_guard lock{connection_mutex_};
-        connection_.emplace(std::move(*opened));
-    }
-    if (cancelled_) {
-        connection_->cancel();
-    }
-    PAGEFERRY_TRY(connection_->connect(config_.connect_timeout, {}));
-    {
-        const std::lock_guard lock{connection_mutex_};
-        channel_.emplace(*connection_, config_.options.dead_peer);
-    }
-    inbox_.emplace(*connection_, *channel_, [this](session::Message& message) {
+    return peer_.connect([this](session::Message& message) {
         // The hypervisor's return path goes straight to its socket.
         auto* answer = std::get_if<session::DeviceReturn>(&message);
         auto* relay = return_path_.load(std::memory_order_acquire);
@@ -131,51 +91,15 @@ Result<void> Source::connect() {
         std::ignore = relay->write(std::move(answer->bytes)); // a closed stream shows when the rest of it is drained
         return true;
     });
-    return {};
-}
-
-Result<void> Source::send(const session::Message& message) {
-    return channel_->send(message);
-}
-
-template <class T>
-Result<T> Source::expect(milliseconds timeout) {
-    auto message = inbox_->wait(timeout);
-    if (!message) {
-        return std::unexpected(std::move(message.error()));
-    }
-    if (!*message) {
-        return std::unexpected(make_error(ErrorCode::timed_out, "wait for", std::string{session::name_of(session::Message{T{}})},
-                                          "the destination did not send it within " + std::to_string(timeout.count()) + " ms"));
-    }
-    if (auto* wanted = std::get_if<T>(&**message)) {
-        return std::move(*wanted);
-    }
-    return std::unexpected(make_error(ErrorCode::protocol, "wait for", std::string{session::name_of(session::Message{T{}})},
-                                      "the destination sent " + std::string{session::name_of(**message)} + " instead"));
 }
 
 Result<void> Source::agree() {
-    PAGEFERRY_TRY(send(session::Hello{.session = config_.options.session,
-                                      .epoch = config_.options.epoch,
-                                      .role = session::Role::source,
-                                      .features = 0,
-                                      .software = "pageferry " PAGEFERRY_VERSION}));
-    const auto reply = expect<session::HelloReply>(config_.options.handshake);
-    if (!reply) {
-        return std::unexpected(reply.error());
-    }
-    if (reply->session != config_.options.session || reply->version < session::version_min ||
-        reply->version > session::version_max) {
-        return std::unexpected(
-            make_error(ErrorCode::protocol, "hello", config_.uri, "the destination answered for another session or version"));
-    }
     session::RamTable table;
     for (std::uint32_t number = 0; const auto& block : config_.blocks) {
         table.blocks.push_back(session::RamTableEntry{
             .block = number++, .name = block.info().name, .length = block.info().length, .page_size = block.info().page_size});
     }
-    PAGEFERRY_TRY(send(table));
+    PAGEFERRY_TRY(peer_.send(table));
     return exchange_extents();
 }
 
@@ -193,7 +117,7 @@ Result<void> Source::exchange_extents() {
                                                 .access = PF_MEMORY_PUSH_SOURCE});
         tracked.push_back(&block);
     }
-    PAGEFERRY_TRY(connection_->add_memory(shared));
+    PAGEFERRY_TRY(peer_.connection().add_memory(shared));
     PAGEFERRY_TRY(config_.tracker->start(tracked));
     last_collect_ = steady_clock::now();
 
@@ -212,7 +136,7 @@ Result<void> Source::exchange_extents() {
     progress_.ram_hole = progress_.ram_total - pending_.bytes();
 
     for (bool last = false; !last;) {
-        auto theirs = expect<session::DataExtents>(config_.options.handshake);
+        auto theirs = peer_.expect<session::DataExtents>(peer_.config().options.handshake);
         if (!theirs) {
             return std::unexpected(std::move(theirs.error()));
         }
@@ -234,16 +158,16 @@ Result<void> Source::exchange_extents() {
             }
             discard.last = last && sent == stale.size();
             if (!discard.ranges.empty() || discard.last) {
-                PAGEFERRY_TRY(send(discard));
+                PAGEFERRY_TRY(peer_.send(discard));
             }
         } while (sent < stale.size());
     }
-    const auto done = expect<session::DiscardDone>(load_timeout);
+    const auto done = peer_.expect<session::DiscardDone>(load_timeout);
     if (!done) {
         return std::unexpected(done.error());
     }
-    progress_.lanes = connection_->counters().lanes;
-    pusher_.emplace(*connection_, progress_, config_.page->limits);
+    progress_.lanes = peer_.connection().counters().lanes;
+    pusher_.emplace(peer_.connection(), progress_, config_.page->limits);
     return {};
 }
 
@@ -258,13 +182,13 @@ Result<void> Source::round(bool paced) {
     ++round_;
     progress_.dirty_sync_count = round_;
     PAGEFERRY_TRY(pusher_->push_all(pending_, paced));
-    PAGEFERRY_TRY(pusher_->fence(config_.options.dead_peer));
+    PAGEFERRY_TRY(pusher_->fence(peer_.config().options.dead_peer));
     const std::uint64_t pushed = pusher_->bytes_pushed() - before;
     convergence_.pushed(pushed, steady_clock::now() - begun);
     if (!paced) {
         progress_.downtime_bytes += pushed;
     }
-    return send(session::RoundEnd{.round = round_, .bytes = pushed});
+    return peer_.send(session::RoundEnd{.round = round_, .bytes = pushed});
 }
 
 Result<void> Source::precopy() {
@@ -301,6 +225,8 @@ Result<void> Source::collect() {
     return {};
 }
 
+// The guest still runs while the hypervisor saves what it can of it: what it writes goes now, or the rest would be more than was
+// reckoned with. From the moment it stands still nothing is waited for: what is pending then belongs to the last round.
 Result<void> Source::wait_until_stopped() {
     for (;;) {
         const auto stopped = guest_.stopped(guest_wait);
@@ -310,9 +236,12 @@ Result<void> Source::wait_until_stopped() {
         if (*stopped) {
             return {};
         }
-        // The guest still runs: what it writes meanwhile goes now, or the rest would be more than was reckoned with.
         PAGEFERRY_TRY(collect());
-        PAGEFERRY_TRY(round(true));
+        PAGEFERRY_TRY(pusher_->push_all(pending_, true, [this] {
+            const auto now = guest_.stopped(milliseconds{0});
+            return !now || *now; // an error shows at the next look
+        }));
+        PAGEFERRY_TRY(pusher_->fence(peer_.config().options.dead_peer)); // the same page may go again, by another lane
     }
 }
 
@@ -321,9 +250,9 @@ Result<void> Source::switchover() {
     if (!save) {
         return std::unexpected(std::move(save.error()));
     }
-    auto relay = DeviceRelay::create(std::move(save->stream), [this](std::span<const std::byte> bytes) {
+    auto relay = DeviceRelay::create(std::move(*save), [this](std::span<const std::byte> bytes) {
         progress_.device_bytes += bytes.size();
-        return send(session::DeviceState{.bytes = {bytes.begin(), bytes.end()}});
+        return peer_.send(session::DeviceState{.bytes = {bytes.begin(), bytes.end()}});
     });
     if (!relay) {
         return std::unexpected(std::move(relay.error()));
@@ -332,8 +261,8 @@ Result<void> Source::switchover() {
     return_path_.store(relay_.get(), std::memory_order_release);
     PAGEFERRY_TRY(relay_->begin());
     PAGEFERRY_TRY(wait_until_stopped());
-    stopped_at_ = steady_clock::now();
-    PAGEFERRY_TRY(send(session::Switchover{.running = save->was_running}));
+    stopped_at_ = guest_.stopped_at();
+    PAGEFERRY_TRY(peer_.send(session::Switchover{}));
 
     if (config_.pause_before_switchover) {
         PAGEFERRY_TRY(machine_.transition(statemachine::Status::pre_switchover, statemachine::Cause::stopped));
@@ -346,7 +275,7 @@ Result<void> Source::switchover() {
             if (!continued) {
                 return std::unexpected(continued.error());
             }
-            if (auto lost = inbox_->error()) {
+            if (auto lost = peer_.inbox().error()) {
                 return std::unexpected(*lost);
             }
             go = *continued;
@@ -358,22 +287,25 @@ Result<void> Source::switchover() {
     const auto why = config_.pause_before_switchover ? statemachine::Cause::requested : statemachine::Cause::stopped;
     PAGEFERRY_TRY(machine_.transition(statemachine::Status::device, why));
     PAGEFERRY_TRY(guest_.finish_device_save());
-    PAGEFERRY_TRY(relay_->drain(config_.options.dead_peer));
+    PAGEFERRY_TRY(relay_->drain(peer_.config().options.dead_peer));
     // Saving device state may have written guest RAM: one more scan after it, and a fence behind everything.
     PAGEFERRY_TRY(collect());
     PAGEFERRY_TRY(round(false));
-    return send(session::RamFinal{.device_state_bytes = relay_->bytes_read()});
+    return peer_.send(session::RamFinal{.device_state_bytes = relay_->bytes_read()});
 }
 
 Result<void> Source::hand_over() {
-    const auto loaded = expect<session::DeviceLoaded>(load_timeout);
+    const auto loaded = peer_.expect<session::DeviceLoaded>(load_timeout);
     if (!loaded) {
         return std::unexpected(loaded.error());
     }
-    PAGEFERRY_TRY(guest_.commit());
+    const auto to_run = guest_.commit();
+    if (!to_run) {
+        return std::unexpected(to_run.error());
+    }
     permitted_ = true;
-    PAGEFERRY_TRY(send(session::Permit{}));
-    const auto running = expect<session::Running>(load_timeout);
+    PAGEFERRY_TRY(peer_.send(session::Permit{.running = *to_run}));
+    const auto running = peer_.expect<session::Running>(load_timeout);
     if (!running) {
         // The one certain word that it never ran there.
         if (running.error().code == ErrorCode::refused) {
@@ -384,9 +316,9 @@ Result<void> Source::hand_over() {
     progress_.downtime_us = static_cast<std::uint64_t>(
         std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - stopped_at_).count());
     progress_.ram_remaining = 0;
-    inbox_->expect_end();
+    peer_.inbox().expect_end();
     PAGEFERRY_TRY(machine_.transition(statemachine::Status::completed, statemachine::Cause::finished));
-    std::ignore = send(session::Goodbye{}); // the destination runs; whether it hears this changes nothing
+    std::ignore = peer_.send(session::Goodbye{}); // the destination runs; whether it hears this changes nothing
     return {};
 }
 

@@ -11,14 +11,13 @@
 #include "engine/convergence.h"
 #include "engine/device_relay.h"
 #include "engine/guest.h"
-#include "engine/inbox.h"
+#include "engine/peer.h"
 #include "engine/pending_pages.h"
 #include "engine/pusher.h"
 #include "memory/dirty_tracker.h"
 #include "memory/ram_block.h"
 #include "statemachine/machine.h"
-#include "transport/connection.h"
-#include "transport/session/channel.h"
+#include "transport/session/messages.h"
 
 #include <atomic>
 #include <memory>
@@ -32,10 +31,7 @@ namespace pageferry::engine {
 struct SourceConfig {
     std::vector<memory::RamBlock> blocks;
     std::unique_ptr<memory::DirtyTracker> tracker;
-    std::optional<transport::Transport> transport;
-    std::string uri;
-    transport::Options options;
-    transport::Milliseconds connect_timeout{30'000};
+    PeerConfig peer;
     bool pause_before_switchover = false;
     ControlPage* page = nullptr; // outlives the source
 };
@@ -64,23 +60,16 @@ private:
     Result<void> switchover();
     Result<void> wait_until_stopped();
     Result<void> hand_over();
-    Result<void> send(const transport::session::Message& message);
-    template <class T>
-    Result<T> expect(std::chrono::milliseconds timeout);
     void finish(const Error& error);
     [[nodiscard]] std::chrono::milliseconds downtime_limit() const;
-    [[nodiscard]] Error cause(Error seen) const;
 
     SourceConfig config_;
     SourceGuest& guest_;
     statemachine::Machine& machine_;
     Progress& progress_;
-    std::mutex connection_mutex_; // held to use channel_ from cancel()
-    std::optional<transport::Connection> connection_;
-    std::optional<transport::session::Channel> channel_;
     std::unique_ptr<DeviceRelay> relay_;
     std::atomic<DeviceRelay*> return_path_{nullptr}; // relay_, for the inbox's thread
-    std::optional<Inbox> inbox_;
+    Peer peer_;                                      // after relay_: its inbox gives the relay answers, and ends first
     std::optional<Pusher> pusher_;
     PendingPages pending_;
     Convergence convergence_;
@@ -88,7 +77,6 @@ private:
     std::uint64_t round_ = 0;
     std::chrono::steady_clock::time_point last_collect_;
     std::chrono::steady_clock::time_point stopped_at_;
-    std::atomic<bool> cancelled_{false};
     bool permitted_ = false;
 };
 

@@ -26,7 +26,7 @@ Error refusal(Side side, Status from, Status to, Cause cause, std::string reason
 
 } // namespace
 
-Machine::Machine(Side side, EventQueue& events) : side_(side), events_(events) {}
+Machine::Machine(Side side, EventQueue& events, Status first) : side_(side), events_(events), status_(first) {}
 
 std::string Machine::error() const {
     const std::lock_guard lock{mutex_};

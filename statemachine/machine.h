@@ -51,8 +51,9 @@ private:
 
 class Machine {
 public:
-    // `events` outlives the machine. The status is none, and no event says so.
-    Machine(Side side, EventQueue& events);
+    // `events` outlives the machine. No event tells of the first status; it is not `none` where another process had brought the
+    // migration so far.
+    Machine(Side side, EventQueue& events, Status first = Status::none);
 
     [[nodiscard]] Side side() const { return side_; }
     [[nodiscard]] Status status() const { return status_.load(std::memory_order_acquire); }

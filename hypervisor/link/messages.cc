@@ -23,7 +23,9 @@ bool flag_of(const json& object, std::string_view key) {
     return found != object.end() && found->is_boolean() && found->get<bool>();
 }
 
-std::string hexadecimal(const transport::SessionId& session) {
+} // namespace
+
+std::string session_text(const transport::SessionId& session) {
     constexpr std::string_view digits = "0123456789abcdef";
     std::string text;
     for (const auto byte : session) {
@@ -47,8 +49,6 @@ bool read_session(std::string_view text, transport::SessionId& session) {
     return true;
 }
 
-} // namespace
-
 std::string LinkMessage::text(std::string_view key) const {
     return text_of(body, key);
 }
@@ -71,11 +71,14 @@ json to_json(const MoverStart& start) {
     return {{"type", "start"},
             {"side", std::string{statemachine::name_of(start.side)}},
             {"uri", start.uri},
-            {"session", hexadecimal(start.session)},
+            {"session", session_text(start.session)},
             {"lanes", start.lanes},
             {"dead-peer-ms", static_cast<std::uint64_t>(start.dead_peer.count())},
             {"connect-timeout-ms", static_cast<std::uint64_t>(start.connect_timeout.count())},
             {"pause-before-switchover", start.pause_before_switchover},
+            {"settle", start.settle},
+            {"epoch", start.epoch},
+            {"guest-runs", start.guest_runs},
             {"transport-path", start.transport_path},
             {"userfaultfd", start.has_userfaultfd},
             {"pagemap", start.has_pagemap},
@@ -92,6 +95,9 @@ Result<MoverStart> mover_start_from(const json& body) {
     start.lanes = static_cast<unsigned>(number_of(body, "lanes"));
     start.dead_peer = std::chrono::milliseconds{number_of(body, "dead-peer-ms")};
     start.connect_timeout = std::chrono::milliseconds{number_of(body, "connect-timeout-ms")};
+    start.settle = flag_of(body, "settle");
+    start.epoch = static_cast<std::uint32_t>(number_of(body, "epoch"));
+    start.guest_runs = flag_of(body, "guest-runs");
     start.pause_before_switchover = flag_of(body, "pause-before-switchover");
     start.has_userfaultfd = flag_of(body, "userfaultfd");
     start.has_pagemap = flag_of(body, "pagemap");
@@ -108,8 +114,8 @@ Result<MoverStart> mover_start_from(const json& body) {
                                                     .file_offset = number_of(block, "file-offset"),
                                                     .guest_address = number_of(block, "guest-address")});
     }
-    if (text_of(body, "type") != "start" || side.empty() || start.uri.empty() || start.blocks.empty() || start.lanes == 0 ||
-        start.dead_peer.count() == 0 || !read_session(text_of(body, "session"), start.session)) {
+    if (text_of(body, "type") != "start" || side.empty() || start.uri.empty() || start.blocks.empty() != start.settle ||
+        start.lanes == 0 || start.dead_peer.count() == 0 || !read_session(text_of(body, "session"), start.session)) {
         return std::unexpected(make_error(ErrorCode::protocol, "read", "start message", "a field is missing or wrong"));
     }
     return start;

@@ -1,7 +1,9 @@
 // What the monitor process and the mover say to each other.
 //
 // monitor → mover: start (first, with descriptors), cancel, continue, guest {stopped | loaded}, reply {id, error?, running?} (+
-// one descriptor) mover → monitor: listening {uri}, status {to, cause, error}, request {id, what}, turned-away {error}, ended
+// one descriptor)
+// mover → monitor: ready {uri?} or refused {error}, status {to, cause, error}, request {id, what}, accepted {session, epoch},
+// ended
 //
 // The monitor process holds nothing of what a mover says for true but what the state table allows: a mover reads a peer's bytes.
 // Pure; any thread.
@@ -41,6 +43,10 @@ struct MoverStart {
     std::chrono::milliseconds dead_peer{10'000};
     std::chrono::milliseconds connect_timeout{30'000};
     bool pause_before_switchover = false;
+    // A switchover whose connection broke is to be settled: no RAM moves, so there are no blocks and no tracking.
+    bool settle = false;
+    std::uint32_t epoch = 0; // of the connection to be made, or of the last one there was (destination)
+    bool guest_runs = true;  // source: what the permit says; destination: it has run the guest already
     std::vector<std::string> transport_path;
     std::vector<memory::RamBlockInfo> blocks;
     bool has_userfaultfd = false;
@@ -50,6 +56,9 @@ struct MoverStart {
 
 nlohmann::json to_json(const MoverStart& start);
 Result<MoverStart> mover_start_from(const nlohmann::json& body);
+
+std::string session_text(const transport::SessionId& session);
+bool read_session(std::string_view text, transport::SessionId& session); // false: it is no session id
 
 nlohmann::json to_json(const Error& error);
 Error error_from(const nlohmann::json& object);

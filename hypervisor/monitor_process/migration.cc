@@ -24,6 +24,7 @@ using statemachine::Status;
 namespace {
 // A command of QEMU's that it carries alone and refuses at once gives no event: this is when we look whether it began at all.
 constexpr std::chrono::milliseconds native_start_limit{1000};
+constexpr unsigned most_settlers = 5; // a mover that dies again and again will not do better
 
 bool is_directory(const std::string& path) {
     struct stat status{};
@@ -100,6 +101,7 @@ void Migration::migrate_incoming(const monitor::IncomingRequest& request, monito
 }
 
 void Migration::prepare(Side side, std::string uri, monitor::Reply reply) {
+    end_mover(); // of an earlier migration whose source never came to say goodbye
     preparing_ = true;
     next_side_ = side;
     uri_ = std::move(uri);
@@ -162,18 +164,15 @@ Result<void> Migration::start_mover(const std::vector<RamBackend>& backends) {
         return std::unexpected(std::move(blocks.error()));
     }
     tracked_.clear();
-    Fd page;
-    PAGEFERRY_TRY(new_control_page(page));
-    MoverStart start{.side = next_side_,
-                     .uri = uri_,
-                     .lanes = parameters_.multifd_channels(),
-                     .dead_peer = parameters_.dead_peer_timeout(),
-                     .connect_timeout = parameters_.connect_timeout(),
-                     .pause_before_switchover = capabilities_.on("pause-before-switchover")};
-    if (::getrandom(start.session.data(), start.session.size(), 0) != static_cast<ssize_t>(start.session.size())) {
+    PAGEFERRY_TRY(new_control_page());
+    MoverStart start = common_start(next_side_, uri_);
+    start.pause_before_switchover = capabilities_.on("pause-before-switchover");
+    if (::getrandom(session_.data(), session_.size(), 0) != static_cast<ssize_t>(session_.size())) {
         return std::unexpected(errno_error(errno, "getrandom", "session id"));
     }
-    std::vector<int> fds{page.get()};
+    start.session = session_;
+    epoch_ = 0;
+    std::vector<int> fds{page_memory_.get()};
     if (next_side_ == Side::source) {
         const auto give = [&fds](const AgentHandle& handle, bool& has) {
             has = static_cast<bool>(handle.fd);
@@ -195,9 +194,7 @@ Result<void> Migration::start_mover(const std::vector<RamBackend>& backends) {
         start.blocks.push_back(block.info);
         tracked_.push_back(block.info);
     }
-    auto mover = MoverProcess::start(io_, mover_program_,
-                                     {.message = [this](LinkMessage& message) { mover_message(message); },
-                                      .ended = [this](const std::string& how) { mover_ended(how); }});
+    auto mover = spawn_mover();
     if (!mover) {
         return std::unexpected(std::move(mover.error()));
     }
@@ -206,8 +203,59 @@ Result<void> Migration::start_mover(const std::vector<RamBackend>& backends) {
     return {};
 }
 
-Result<void> Migration::new_control_page(Fd& memory) {
-    memory = Fd{::memfd_create("pageferry-control", MFD_CLOEXEC)};
+MoverStart Migration::common_start(Side side, std::string uri) const {
+    return MoverStart{.side = side,
+                      .uri = std::move(uri),
+                      .lanes = parameters_.multifd_channels(),
+                      .dead_peer = parameters_.dead_peer_timeout(),
+                      .connect_timeout = parameters_.connect_timeout()};
+}
+
+Result<std::unique_ptr<MoverProcess>> Migration::spawn_mover() {
+    mover_said_ended_ = false;
+    return MoverProcess::start(io_, mover_program_,
+                               {.message = [this](LinkMessage& message) { mover_message(message); },
+                                .ended = [this](const std::string& how) { mover_ended(how); }});
+}
+
+void Migration::resume(std::string uri, monitor::Reply reply) {
+    preparing_ = true;
+    reply_ = std::move(reply);
+    ++epoch_;
+    if (auto started = start_settler(Side::source, std::move(uri)); !started) {
+        refuse(started.error());
+    }
+}
+
+// The destination of an unsettled switchover keeps listening where it did, whatever becomes of its mover.
+void Migration::wait_for_source_again() {
+    if (settlers_ == most_settlers) {
+        return log_("no further mover is started: " + std::to_string(settlers_) + " have died");
+    }
+    ++settlers_;
+    if (auto started = start_settler(Side::destination, uri_); !started) {
+        log_("waiting for the source again: " + started.error().to_string());
+    }
+}
+
+Result<void> Migration::start_settler(Side side, std::string uri) {
+    MoverStart start = common_start(side, std::move(uri));
+    start.settle = true;
+    start.session = session_;
+    start.epoch = epoch_;
+    start.guest_runs = side == Side::source ? was_running_ : ran_;
+    auto mover = spawn_mover();
+    if (!mover) {
+        return std::unexpected(std::move(mover.error()));
+    }
+    const int page = page_memory_.get();
+    PAGEFERRY_TRY((*mover)->send(to_json(start), std::span{&page, 1}));
+    mover_ = std::move(*mover);
+    return {};
+}
+
+Result<void> Migration::new_control_page() {
+    Fd memory{::memfd_create("pageferry-control", MFD_CLOEXEC)};
     if (!memory || ::ftruncate(memory.get(), engine::ControlPage::size) != 0) {
         return std::unexpected(errno_error(errno, "memfd_create", "control page"));
     }
@@ -218,6 +266,7 @@ Result<void> Migration::new_control_page(Fd& memory) {
     if (page_ != nullptr) {
         ::munmap(page_, engine::ControlPage::size);
     }
+    page_memory_ = std::move(memory);
     page_ = new (mapped) engine::ControlPage;
     parameters_changed(parameters_);
     return {};
@@ -239,9 +288,13 @@ void Migration::refuse(const Error& error) {
     std::exchange(reply_, nullptr)(std::unexpected(error));
 }
 
-// The mover is ready. The event comes before the reply: libvirt depends on it.
+// The mover is ready: the migration begins, or goes on. The event comes before the reply: libvirt depends on it.
 void Migration::begun() {
     preparing_ = false;
+    if (status() == Status::postcopy_paused) {
+        move(Status::postcopy_recover_setup, Cause::requested);
+        return std::exchange(reply_, nullptr)({});
+    }
     machine_ = std::make_unique<statemachine::Machine>(next_side_, events_);
     native_result_ = {};
     started_ = std::chrono::steady_clock::now();
@@ -250,7 +303,8 @@ void Migration::begun() {
     committed_ = false;
     load_told_ = false;
     ran_ = false;
-    completing_ = false;
+    commit_asked_.reset();
+    settlers_ = 0;
     move(Status::setup, Cause::requested);
     std::exchange(reply_, nullptr)({});
 }
@@ -263,7 +317,7 @@ void Migration::migrate_cancel(monitor::Reply reply) {
     const Status now = status();
     const bool can_be = now == Status::setup || now == Status::active || now == Status::pre_switchover || now == Status::device;
     // QEMU says nothing where there is nothing to cancel, and nothing where it is too late.
-    if (machine_->side() == Side::source && can_be && !committed_ && !completing_) {
+    if (machine_->side() == Side::source && can_be && !committed_) {
         move(Status::cancelling, Cause::requested);
         tell_mover({{"type", "cancel"}});
         clean_up();

@@ -61,9 +61,16 @@ public:
 private:
     // Finding RAM, then a mover that is ready, then `setup` and the reply; whatever fails before that changes nothing.
     void prepare(statemachine::Side side, std::string uri, monitor::Reply reply);
+    // A mover that settles a switchover whose connection broke: asked for by the user (source), or in a dead one's place
+    // (destination).
+    void resume(std::string uri, monitor::Reply reply);
+    void wait_for_source_again();
+    Result<void> start_settler(statemachine::Side side, std::string uri);
+    Result<std::unique_ptr<MoverProcess>> spawn_mover();
+    [[nodiscard]] MoverStart common_start(statemachine::Side side, std::string uri) const;
     void with_all_backends(std::function<void(Result<std::vector<RamBackend>>)> done);
     Result<void> start_mover(const std::vector<RamBackend>& backends);
-    Result<void> new_control_page(Fd& memory);
+    Result<void> new_control_page();
     void refuse(const Error& error);
     void begun();
 
@@ -78,8 +85,9 @@ private:
     void end_mover();
 
     void run_guest(std::uint64_t id, bool running);
+    void commit(std::uint64_t id);
     void qemu_ended();
-    void complete();
+    void connection_lost(const std::string& text);
     void attempt_failed(const std::string& text);
     void clean_up();
     bool move(statemachine::Status to, statemachine::Cause cause, const std::string& error = {});
@@ -100,6 +108,7 @@ private:
     std::unique_ptr<statemachine::Machine> machine_;
     std::unique_ptr<MoverProcess> mover_;
     engine::ControlPage* page_ = nullptr;
+    Fd page_memory_;
     boost::asio::steady_timer deadline_; // of the end of the mover, or of QEMU's own migration
     boost::asio::steady_timer native_check_;
     Fd tracking_;                               // the userfaultfd that tracks dirty pages
@@ -107,7 +116,7 @@ private:
 
     // the attempt being prepared
     statemachine::Side next_side_ = statemachine::Side::source;
-    std::string uri_;
+    std::string uri_; // the user's; on a destination the one it really listens on
     monitor::Reply reply_;
     bool preparing_ = false;
     // the attempt under way
@@ -117,7 +126,11 @@ private:
     bool committed_ = false; // source: the permit may have been sent
     bool load_told_ = false; // destination: device state is loaded and the mover knows: the source may send its permit
     bool ran_ = false;       // destination: the guest was run here
-    bool completing_ = false;
+    std::optional<std::uint64_t> commit_asked_; // waits for the end of QEMU's own migration
+    transport::SessionId session_{};
+    std::uint32_t epoch_ = 0; // of the latest connection
+    unsigned settlers_ = 0;   // movers started in a dead one's place
+    bool mover_said_ended_ = false;
     bool cleaning_up_ = false;
     bool exit_on_error_ = true;
     // the guest's run state on a destination

@@ -62,8 +62,19 @@ void Migration::end_mover() {
 
 void Migration::mover_message(LinkMessage& message) {
     const std::string type = message.text("type");
-    if (type == "ready" && preparing_) {
-        begun();
+    if (type == "ready") {
+        if (const std::string uri = message.text("uri"); !uri.empty()) {
+            uri_ = uri;
+        }
+        if (preparing_) {
+            begun();
+        }
+    } else if (type == "accepted") {
+        if (read_session(message.text("session"), session_)) {
+            epoch_ = static_cast<std::uint32_t>(message.number("epoch"));
+        }
+    } else if (type == "ended") {
+        mover_said_ended_ = true;
     } else if (type == "refused" && preparing_) {
         refuse(error_from(message.body.value("error", json::object())));
     } else if (type == "status" && !preparing_) {
@@ -112,15 +123,18 @@ void Migration::mover_status(const LinkMessage& message) {
     case Status::failed: attempt_failed(error); break;
     case Status::postcopy_paused:
         if (source ? committed_ : load_told_) {
-            move(Status::postcopy_paused, Cause::connection_lost, error);
+            connection_lost(error);
         } else {
             attempt_failed(error);
         }
         break;
+    case Status::postcopy_recover: move(Status::postcopy_recover, Cause::connected); break;
+    case Status::postcopy_active: move(Status::postcopy_active, Cause::connected); break;
     case Status::completed:
         if (source && committed_) {
-            complete();
-        } else if (!source && ran_) {
+            stop_tracking(tracking_, tracked_);
+            move(Status::completed, Cause::finished);
+        } else if (!source && ran_ && status() != Status::completed) {
             move(Status::completed, Cause::finished);
         }
         break;
@@ -135,17 +149,15 @@ void Migration::mover_request(std::uint64_t id, const LinkMessage& message) {
     if (what == request::start_device_save && source && now == Status::active) {
         qemu_.start_save([this, id](Result<Fd> stream, bool was_running) {
             was_running_ = was_running;
-            answer(id, stream, {{"running", was_running}});
+            answer(id, stream, json::object());
         });
     } else if (what == request::finish_device_save && source && now == Status::device) {
         qemu_.finish_save([this, id](const Result<void>& saved) { answer(id, saved); });
     } else if (what == request::commit && source && now == Status::device) {
-        // From here on a cancel comes too late, and only the destination's own word can bring the guest back.
-        committed_ = true;
-        answer(id, Result<void>{});
+        commit(id);
     } else if (what == request::start_device_load && !source && now == Status::active) {
         qemu_.start_load(parameters_, [this, id](Result<Fd> stream) { answer(id, stream, json::object()); });
-    } else if (what == request::run && !source && load_told_ && now == Status::active) {
+    } else if (what == request::run && !source && load_told_ && (now == Status::active || now == Status::postcopy_active)) {
         run_guest(id, message.flag("running"));
     } else {
         answer(id, Result<void>{std::unexpect, make_error(now == Status::cancelling ? ErrorCode::cancelled : ErrorCode::state,
@@ -171,35 +183,40 @@ void Migration::run_guest(std::uint64_t id, bool running) {
     }
 }
 
+// The point of no return. QEMU's own migration must have ended well by now: while it has not, QEMU would resume the guest by
+// itself when its stream breaks. It ends with the last byte of its return path, about when the destination has loaded.
+void Migration::commit(std::uint64_t id) {
+    if (qemu_.active()) {
+        commit_asked_ = id;
+        deadline_.expires_after(qemu_end_limit);
+        deadline_.async_wait([this](const boost::system::error_code& error) {
+            if (!error && commit_asked_) {
+                answer(*std::exchange(commit_asked_, std::nullopt),
+                       Result<void>{std::unexpect, make_error(ErrorCode::timed_out, "commit", "QEMU",
+                                                              "QEMU has not ended its own migration in time")});
+            }
+        });
+        return;
+    }
+    if (!qemu_.succeeded() || status() != Status::device) {
+        return answer(
+            id, Result<void>{std::unexpect, make_error(ErrorCode::cancelled, "commit", {}, "the migration is being given up")});
+    }
+    // From here on a cancel comes too late, and only the destination's own word can bring the guest back.
+    committed_ = true;
+    answer(id, Result<void>{}, {{"running", was_running_}});
+}
+
 // QEMU's own migration is over.
 void Migration::qemu_ended() {
     if (machine_->side() == Side::destination && qemu_.succeeded()) {
         load_told_ = true;
         tell_mover({{"type", "guest"}, {"what", "loaded"}});
     }
-    if (completing_) {
+    if (commit_asked_) {
         deadline_.cancel();
-        completing_ = false;
-        move(Status::completed, Cause::finished);
+        commit(*std::exchange(commit_asked_, std::nullopt));
     }
-}
-
-// The destination runs the guest. QEMU's own migration ends with the last byte of its return path, about now.
-void Migration::complete() {
-    stop_tracking(tracking_, tracked_);
-    if (!qemu_.active()) {
-        move(Status::completed, Cause::finished);
-        return;
-    }
-    completing_ = true;
-    deadline_.expires_after(qemu_end_limit);
-    deadline_.async_wait([this](const boost::system::error_code& error) {
-        if (!error && completing_) {
-            completing_ = false;
-            log_("QEMU has not ended its own migration in time");
-            move(Status::completed, Cause::finished);
-        }
-    });
 }
 
 void Migration::attempt_failed(const std::string& text) {
@@ -253,22 +270,33 @@ void Migration::mover_ended(const std::string& how) {
     if (now == Status::failing || now == Status::cancelling) {
         return clean_up();
     }
-    if (completing_ || !statemachine::is_running(now)) {
+    const bool paused = now == Status::postcopy_paused;
+    if (machine_->side() == Side::source) {
+        if (!statemachine::is_running(now) || paused) {
+            return;
+        }
+        return committed_ ? connection_lost(text) : attempt_failed(text);
+    }
+    if (mover_said_ended_ || now == Status::failed || now == Status::none) {
         return;
     }
-    if (machine_->side() == Side::source) {
-        if (committed_) {
-            move(Status::postcopy_paused, Cause::connection_lost, text);
-        } else {
-            attempt_failed(text);
+    if (ran_) {
+        if (now != Status::completed) {
+            move(Status::completed, Cause::finished);
         }
-    } else if (ran_) {
-        move(Status::completed, Cause::finished);
-    } else if (load_told_) {
-        move(Status::postcopy_paused, Cause::connection_lost, text);
-    } else {
-        attempt_failed(text);
+        return wait_for_source_again(); // it may not know yet
     }
+    if (!load_told_) {
+        return statemachine::is_running(now) ? attempt_failed(text) : void();
+    }
+    if (!paused) {
+        connection_lost(text);
+    }
+    wait_for_source_again();
+}
+
+void Migration::connection_lost(const std::string& text) {
+    move(Status::postcopy_paused, Cause::connection_lost, text);
 }
 
 } // namespace pageferry::hypervisor

@@ -20,6 +20,8 @@ namespace {
 // QEMU's own stream is small and local: nothing of the user's limits is meant for it.
 constexpr std::uint64_t unlimited_bandwidth = 1ULL << 40; // bytes per second
 constexpr std::uint64_t stream_downtime_limit = 300;      // ms, QEMU's default
+// For a QEMU that would not count: by then it has long had its lock.
+constexpr std::chrono::seconds save_limit{2};
 
 std::string_view text_at(const json& object, const char* key) {
     if (!object.is_object()) {
@@ -28,6 +30,11 @@ std::string_view text_at(const json& object, const char* key) {
     const auto found = object.find(key);
     return found != object.end() && found->is_string() ? std::string_view{found->get_ref<const std::string&>()}
                                                        : std::string_view{};
+}
+
+std::uint64_t synchronizations(const json& query_migrate) {
+    const auto ram = query_migrate.find("ram");
+    return ram != query_migrate.end() && ram->is_object() ? ram->value("dirty-sync-count", std::uint64_t{0}) : 0;
 }
 } // namespace
 
@@ -126,10 +133,31 @@ void QemuDriver::start_save(std::function<void(Result<Fd>, bool)> done) {
 
 void QemuDriver::finish_save(Done done) {
     saved_ = std::move(done);
-    qmp_.execute("migrate-continue", {{"state", "pre-switchover"}}, [this](Result<json> answer) {
-        if (!answer && saved_) {
-            std::exchange(saved_, nullptr)(std::unexpected(std::move(answer.error())));
+    qmp_.execute("query-migrate", json::object(), [this](const Result<json>& answer) {
+        synchronizations_ = answer ? synchronizations(*answer) : 0;
+        qmp_.execute("migrate-continue", {{"state", "pre-switchover"}}, [this](Result<json> continued) {
+            if (!continued && saved_) {
+                std::exchange(saved_, nullptr)(std::unexpected(std::move(continued.error())));
+            }
+        });
+    });
+}
+
+// QEMU writes all device state under its big lock, and begins by synchronizing its dirty bitmap once more. `device` is said with
+// the lock held by newer QEMUs, but just before it is taken by 7.2: only an answer that counts one more synchronization was given
+// after the lock was free again, with everything in the stream.
+void QemuDriver::wait_saved(std::chrono::steady_clock::time_point until) {
+    qmp_.execute("query-migrate", json::object(), [this, until](const Result<json>& answer) {
+        if (!saved_) {
+            return;
         }
+        if (!answer) {
+            return std::exchange(saved_, nullptr)(std::unexpected(answer.error()));
+        }
+        if (synchronizations(*answer) > synchronizations_ || std::chrono::steady_clock::now() > until) {
+            return std::exchange(saved_, nullptr)({});
+        }
+        wait_saved(until);
     });
 }
 
@@ -146,13 +174,7 @@ void QemuDriver::migration_event(const std::string& status) {
     if (status == "pre-switchover") {
         handlers_.stopped();
     } else if (status == "device" && saved_) {
-        // QEMU says `device` under its big lock and keeps the lock until all device state is written to the stream. A command
-        // sent after the event is answered once the lock is free: its answer says that everything is in the stream.
-        qmp_.execute("query-status", json::object(), [this](const Result<json>& answer) {
-            if (saved_) {
-                std::exchange(saved_, nullptr)(answer ? Result<void>{} : std::unexpected(answer.error()));
-            }
-        });
+        wait_saved(std::chrono::steady_clock::now() + save_limit);
     } else if (status == "completed" || status == "failed" || status == "cancelled") {
         active_ = false;
         succeeded_ = status == "completed";

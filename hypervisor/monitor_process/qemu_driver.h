@@ -11,6 +11,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include <chrono>
+#include <cstdint>
 #include <functional>
 #include <string>
 
@@ -67,12 +69,14 @@ private:
     void with_listed_capabilities(Done done);
     Result<std::pair<Fd, Fd>> stream_pair();
     void migration_event(const std::string& status);
+    void wait_saved(std::chrono::steady_clock::time_point until);
 
     monitor::QmpBackend& qmp_;
     Handlers handlers_;
-    nlohmann::json listed_; // QEMU's answer to query-migrate-capabilities
-    Done saved_;            // finish_save under way
-    Done restored_;         // restore under way: waits for the end of QEMU's migration
+    nlohmann::json listed_;              // QEMU's answer to query-migrate-capabilities
+    Done saved_;                         // finish_save under way
+    std::uint64_t synchronizations_ = 0; // of QEMU's dirty bitmap, before it
+    Done restored_;                      // restore under way: waits for the end of QEMU's migration
     unsigned streams_ = 0;
     bool active_ = false;
     bool loading_ = false;

@@ -52,7 +52,10 @@ void MonitorPort::deliver(LinkMessage message) {
             continued_ = true;
         } else if (type == "guest") {
             const std::string what = message.text("what");
-            stopped_ |= what == "stopped";
+            if (what == "stopped" && !stopped_) {
+                stopped_ = true;
+                stopped_at_ = std::chrono::steady_clock::now();
+            }
             loaded_ |= what == "loaded";
             if (const auto error = message.body.find("error"); error != message.body.end()) {
                 guest_error_ = error_from(*error);
@@ -80,20 +83,31 @@ void MonitorPort::lost() {
     end(make_error(ErrorCode::closed, "migrate", "monitor process", "the monitor process or its QEMU is gone"));
 }
 
-Result<engine::DeviceSave> MonitorPort::start_device_save() {
-    auto reply = ask(request::start_device_save);
+Result<Fd> MonitorPort::ask_for_stream(std::string_view what) {
+    auto reply = ask(what);
     if (!reply) {
         return std::unexpected(std::move(reply.error()));
     }
     if (reply->fds.empty()) {
-        return std::unexpected(make_error(ErrorCode::internal, "start device save", {}, "no stream came with the answer"));
+        return std::unexpected(make_error(ErrorCode::internal, std::string{what}, {}, "no stream came with the answer"));
     }
-    return engine::DeviceSave{.stream = std::move(reply->fds.front()), .was_running = reply->flag("running")};
+    return std::move(reply->fds.front());
 }
 
+Result<Fd> MonitorPort::start_device_save() {
+    return ask_for_stream(request::start_device_save);
+}
+Result<Fd> MonitorPort::start_device_load() {
+    return ask_for_stream(request::start_device_load);
+}
 Result<bool> MonitorPort::stopped(std::chrono::milliseconds wait) {
     return wait_for(stopped_, wait);
 }
+std::chrono::steady_clock::time_point MonitorPort::stopped_at() const {
+    const std::lock_guard lock{mutex_};
+    return stopped_at_;
+}
+
 Result<bool> MonitorPort::continued(std::chrono::milliseconds wait) {
     return wait_for(continued_, wait);
 }
@@ -106,20 +120,12 @@ Result<void> MonitorPort::finish_device_save() {
     return {};
 }
 
-Result<void> MonitorPort::commit() {
-    PAGEFERRY_TRY(ask(request::commit));
-    return {};
-}
-
-Result<Fd> MonitorPort::start_device_load() {
-    auto reply = ask(request::start_device_load);
+Result<bool> MonitorPort::commit() {
+    const auto reply = ask(request::commit);
     if (!reply) {
-        return std::unexpected(std::move(reply.error()));
+        return std::unexpected(reply.error());
     }
-    if (reply->fds.empty()) {
-        return std::unexpected(make_error(ErrorCode::internal, "start device load", {}, "no stream came with the answer"));
-    }
-    return std::move(reply->fds.front());
+    return reply->flag("running");
 }
 
 Result<void> MonitorPort::run(bool running) {

@@ -22,11 +22,12 @@ public:
     MonitorPort(const Link& link, std::function<Result<void>()> report) : link_(link), report_(std::move(report)) {}
 
     // SourceGuest
-    Result<engine::DeviceSave> start_device_save() override;
+    Result<Fd> start_device_save() override;
     Result<bool> stopped(std::chrono::milliseconds wait) override;
+    [[nodiscard]] std::chrono::steady_clock::time_point stopped_at() const override;
     Result<bool> continued(std::chrono::milliseconds wait) override;
     Result<void> finish_device_save() override;
-    Result<void> commit() override;
+    Result<bool> commit() override;
     // DestinationGuest
     Result<Fd> start_device_load() override;
     Result<bool> loaded(std::chrono::milliseconds wait) override;
@@ -40,19 +41,21 @@ public:
     void lost();
 
 private:
+    Result<Fd> ask_for_stream(std::string_view what);
     Result<LinkMessage> ask(std::string_view what, nlohmann::json details = nlohmann::json::object());
     Result<bool> wait_for(const bool& flag, std::chrono::milliseconds wait);
     void end(Error error);
 
     const Link& link_;
     std::function<Result<void>()> report_;
-    std::mutex mutex_;
+    mutable std::mutex mutex_;
     std::condition_variable changed_;
     std::uint64_t asked_ = 0;
     std::optional<LinkMessage> reply_;
     std::optional<Error> guest_error_; // the hypervisor's own migration failed
     std::optional<Error> end_;
     bool stopped_ = false;
+    std::chrono::steady_clock::time_point stopped_at_;
     bool continued_ = false;
     bool loaded_ = false;
 };

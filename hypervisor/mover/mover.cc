@@ -32,6 +32,7 @@ Mover::~Mover() {
         engine_.join();
     }
     source_.reset();
+    settlement_.reset();
     destination_.reset();
     if (page_ != nullptr) {
         ::munmap(page_, engine::ControlPage::size);
@@ -81,22 +82,37 @@ Result<void> Mover::prepare() {
     if (start->has_clear_refs) {
         tracking.clear_refs = std::move(fds[next++]);
     }
+    auto blocks = map_blocks(*start, std::span{fds}.subspan(next));
+    if (!blocks) {
+        return std::unexpected(std::move(blocks.error()));
+    }
+    done_ = Fd{::eventfd(0, EFD_CLOEXEC)};
+    if (!done_) {
+        return std::unexpected(errno_error(errno, "eventfd", "mover"));
+    }
+    if (!start->settle) {
+        machine_.emplace(start->side, events_);
+        PAGEFERRY_TRY(machine_->transition(Status::setup, Cause::requested));
+    } else if (start->side == Side::source) {
+        machine_.emplace(start->side, events_, Status::postcopy_recover_setup);
+        return prepare_settlement(*start);
+    } else {
+        machine_.emplace(start->side, events_, start->guest_runs ? Status::completed : Status::postcopy_paused);
+    }
+    return start->side == Side::source ? prepare_source(*start, std::move(tracking), std::move(*blocks))
+                                       : prepare_destination(*start, std::move(*blocks));
+}
+
+Result<std::vector<memory::RamBlock>> Mover::map_blocks(const MoverStart& start, std::span<Fd> files) {
     std::vector<memory::RamBlock> blocks;
-    for (const auto& info : start->blocks) {
-        auto block = memory::RamBlock::map(info, std::move(fds[next++]));
+    for (std::size_t i = 0; i < start.blocks.size(); ++i) {
+        auto block = memory::RamBlock::map(start.blocks[i], std::move(files[i]));
         if (!block) {
             return std::unexpected(std::move(block.error()));
         }
         blocks.push_back(std::move(*block));
     }
-    machine_.emplace(start->side, events_);
-    PAGEFERRY_TRY(machine_->transition(Status::setup, Cause::requested));
-    done_ = Fd{::eventfd(0, EFD_CLOEXEC)};
-    if (!done_) {
-        return std::unexpected(errno_error(errno, "eventfd", "mover"));
-    }
-    return start->side == Side::source ? prepare_source(*start, std::move(tracking), std::move(blocks))
-                                       : prepare_destination(*start, std::move(blocks));
+    return blocks;
 }
 
 Result<void> Mover::map_control_page(const Fd& memory) {
@@ -125,7 +141,7 @@ transport::Options options_of(const MoverStart& start) {
                               .dead_peer = start.dead_peer,
                               .handshake = start.dead_peer,
                               .queue_depth = 0,
-                              .epoch = 0,
+                              .epoch = start.epoch,
                               .session = start.session};
 }
 
@@ -143,13 +159,26 @@ Result<void> Mover::prepare_source(MoverStart& start, memory::TrackingHandles ha
     spdlog::info("source: {} by {}, dirty tracking by {}", start.uri, transport->name(), (*tracker)->name());
     source_ = std::make_unique<engine::Source>(engine::SourceConfig{.blocks = std::move(blocks),
                                                                     .tracker = std::move(*tracker),
-                                                                    .transport = std::move(*transport),
-                                                                    .uri = start.uri,
-                                                                    .options = options_of(start),
-                                                                    .connect_timeout = start.connect_timeout,
+                                                                    .peer = {.transport = std::move(*transport),
+                                                                             .uri = start.uri,
+                                                                             .options = options_of(start),
+                                                                             .connect_timeout = start.connect_timeout},
                                                                     .pause_before_switchover = start.pause_before_switchover,
                                                                     .page = page_},
                                                port_, *machine_);
+    return link_.send({{"type", "ready"}});
+}
+
+Result<void> Mover::prepare_settlement(const MoverStart& start) {
+    auto transport = load_transport(start);
+    if (!transport) {
+        return std::unexpected(std::move(transport.error()));
+    }
+    settlement_ = std::make_unique<engine::Settlement>(engine::PeerConfig{.transport = std::move(*transport),
+                                                                          .uri = start.uri,
+                                                                          .options = options_of(start),
+                                                                          .connect_timeout = start.connect_timeout},
+                                                       start.guest_runs, *machine_);
     return link_.send({{"type", "ready"}});
 }
 
@@ -159,13 +188,24 @@ Result<void> Mover::prepare_destination(MoverStart& start, std::vector<memory::R
         return std::unexpected(std::move(transport.error()));
     }
     auto options = options_of(start);
-    options.session = {}; // whichever source comes first
+    options.session = {}; // whichever source comes first; the engine looks at the sessions of later ones
+    options.epoch = 0;
+    std::optional<engine::Unsettled> unsettled;
+    if (start.settle) {
+        unsettled = engine::Unsettled{.session = start.session, .epoch = start.epoch, .ran = start.guest_runs};
+    }
     destination_ = std::make_unique<engine::Destination>(
         engine::DestinationConfig{.blocks = std::move(blocks),
                                   .transport = std::move(*transport),
                                   .uri = start.uri,
                                   .options = options,
                                   .page = page_,
+                                  .unsettled = unsettled,
+                                  .accepted =
+                                      [this](const transport::SessionId& session, std::uint32_t epoch) {
+                                          std::ignore = link_.send(
+                                              {{"type", "accepted"}, {"session", session_text(session)}, {"epoch", epoch}});
+                                      },
                                   .turned_away = [](const Error& error) { spdlog::warn("turned away: {}", error.to_string()); }},
         port_, *machine_);
     const auto uri = destination_->listen();
@@ -178,7 +218,7 @@ Result<void> Mover::prepare_destination(MoverStart& start, std::vector<memory::R
 
 void Mover::start_engine() {
     engine_ = std::thread{[this] {
-        const auto result = source_ ? source_->run() : destination_->run();
+        const auto result = run_engine();
         if (result) {
             spdlog::info("the migration has completed");
         } else {
@@ -190,10 +230,20 @@ void Mover::start_engine() {
     pthread_setname_np(engine_.native_handle(), "pf-engine");
 }
 
+Result<void> Mover::run_engine() {
+    if (settlement_) {
+        return settlement_->run();
+    }
+    return source_ ? source_->run() : destination_->run();
+}
+
 void Mover::cancel_engine() {
     port_.cancel();
     if (source_) {
         source_->cancel();
+    }
+    if (settlement_) {
+        settlement_->cancel();
     }
     if (destination_) {
         destination_->cancel();

@@ -5,6 +5,7 @@
 
 #include "engine/control_page.h"
 #include "engine/destination.h"
+#include "engine/settlement.h"
 #include "engine/source.h"
 #include "hypervisor/link/link.h"
 #include "hypervisor/link/messages.h"
@@ -32,8 +33,11 @@ private:
     Result<void> prepare();
     Result<void> prepare_source(MoverStart& start, memory::TrackingHandles handles, std::vector<memory::RamBlock> blocks);
     Result<void> prepare_destination(MoverStart& start, std::vector<memory::RamBlock> blocks);
+    Result<std::vector<memory::RamBlock>> map_blocks(const MoverStart& start, std::span<Fd> files);
     Result<void> map_control_page(const Fd& memory);
+    Result<void> prepare_settlement(const MoverStart& start);
     void start_engine();
+    Result<void> run_engine();
     Result<void> serve();
     Result<void> take_message();
     Result<void> report_states();
@@ -46,6 +50,7 @@ private:
     std::mutex report_mutex_; // one takes events at a time, and sends them before another takes the next
     std::optional<statemachine::Machine> machine_;
     std::unique_ptr<engine::Source> source_;
+    std::unique_ptr<engine::Settlement> settlement_; // instead of source_
     std::unique_ptr<engine::Destination> destination_;
     Fd done_; // eventfd: the engine's thread has ended
     std::thread engine_;

@@ -207,7 +207,7 @@ void layout(Wire& wire, M& m) {
 }
 
 template <class Wire, class M>
-    requires Is<M, Switchover>
+    requires Is<M, Permit>
 void layout(Wire& wire, M& m) {
     boolean(wire, m.running, "running");
 }

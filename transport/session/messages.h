@@ -104,7 +104,6 @@ struct DeviceReturn {
     bool operator==(const DeviceReturn&) const = default;
 };
 struct Switchover {
-    bool running = true; // the guest ran until it was stopped for this, and is to run again
     bool operator==(const Switchover&) const = default;
 };
 struct RamFinal {
@@ -115,6 +114,7 @@ struct DeviceLoaded {
     bool operator==(const DeviceLoaded&) const = default;
 };
 struct Permit {
+    bool running = true; // the guest ran until it was stopped for the switchover, and is to run again
     bool operator==(const Permit&) const = default;
 };
 struct Running {

@@ -31,7 +31,7 @@ bool send_all(const Fd& fd, std::string_view text) {
 
 } // namespace
 
-Result<DeviceSave> FakeSourceGuest::start_device_save() {
+Result<Fd> FakeSourceGuest::start_device_save() {
     auto ends = stream_pair();
     if (!ends) {
         return std::unexpected(ends.error());
@@ -43,7 +43,8 @@ Result<DeviceSave> FakeSourceGuest::start_device_save() {
     if (writing) {
         process_.stop_writing();
     }
-    return DeviceSave{.stream = std::move(ends->second), .was_running = true};
+    stopped_at_ = std::chrono::steady_clock::now();
+    return std::move(ends->second);
 }
 
 Result<void> FakeSourceGuest::finish_device_save() {
@@ -54,9 +55,12 @@ Result<void> FakeSourceGuest::finish_device_save() {
     return {};
 }
 
-Result<void> FakeSourceGuest::commit() {
+Result<bool> FakeSourceGuest::commit() {
     committed = true;
-    return on_commit ? on_commit() : Result<void>{};
+    if (on_commit) {
+        PAGEFERRY_TRY(on_commit());
+    }
+    return true;
 }
 
 Result<Fd> FakeDestinationGuest::start_device_load() {

@@ -20,11 +20,12 @@ class FakeSourceGuest final : public SourceGuest {
 public:
     explicit FakeSourceGuest(memory::testing::HypervisorProcess& process) : process_(process) {}
 
-    Result<DeviceSave> start_device_save() override;
+    Result<Fd> start_device_save() override;
     Result<bool> stopped(std::chrono::milliseconds) override { return true; }
+    [[nodiscard]] std::chrono::steady_clock::time_point stopped_at() const override { return stopped_at_; }
     Result<bool> continued(std::chrono::milliseconds) override { return may_continue.load(); }
     Result<void> finish_device_save() override;
-    Result<void> commit() override;
+    Result<bool> commit() override;
 
     bool writing = false;               // the child writes until the guest is stopped
     std::vector<std::uint64_t> on_save; // pages of block 0 that saving device state writes, as virtio devices do
@@ -35,6 +36,7 @@ public:
 private:
     memory::testing::HypervisorProcess& process_;
     Fd stream_;
+    std::chrono::steady_clock::time_point stopped_at_;
 };
 
 class FakeDestinationGuest final : public DestinationGuest {

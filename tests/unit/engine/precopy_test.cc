@@ -1,5 +1,6 @@
 // Precopy from end to end in one process: real files, real dirty tracking of a child process, the real TCP plugin.
 #include "engine/destination.h"
+#include "engine/settlement.h"
 #include "engine/source.h"
 #include "memory/extent.h"
 #include "tests/unit/engine/fake_guests.h"
@@ -95,14 +96,13 @@ protected:
         auto attempt = std::make_unique<Attempt>();
         auto tracker = memory::make_dirty_tracker(process.handles());
         EXPECT_TRUE(tracker) << tracker.error().to_string();
-        attempt->source = std::make_unique<Source>(SourceConfig{.blocks = again(process),
-                                                                .tracker = std::move(*tracker),
-                                                                .transport = transport_,
-                                                                .uri = uri_,
-                                                                .options = options_,
-                                                                .pause_before_switchover = pause,
-                                                                .page = &attempt->page},
-                                                   source_guest_, attempt->machine);
+        attempt->source =
+            std::make_unique<Source>(SourceConfig{.blocks = again(process),
+                                                  .tracker = std::move(*tracker),
+                                                  .peer = {.transport = transport_, .uri = uri_, .options = options_},
+                                                  .pause_before_switchover = pause,
+                                                  .page = &attempt->page},
+                                     source_guest_, attempt->machine);
         EXPECT_TRUE(attempt->machine.transition(Status::setup, statemachine::Cause::requested));
         return attempt;
     }
@@ -283,19 +283,67 @@ TEST_F(Precopy, AHypervisorThatDoesNotRunTheGuestGivesItBack) {
     EXPECT_EQ(destination_machine_.status(), Status::failed);
 }
 
-TEST_F(Precopy, LostAfterThePermitTheSourceNeverRunsByItself) {
+// The permit has arrived; the connection ends before the destination can say that it runs. It runs there, and the source learns
+// it when it connects again; until then it stays paused.
+TEST_F(Precopy, LostAfterThePermitItIsSettledByTheNextConnection) {
     source_process_.write(0, {1});
     start_destination();
     const auto attempt = make_source(source_process_);
-    // The permit has arrived; the connection ends before the destination can say that it runs.
+    int runs = 0;
     destination_guest_.on_run = [&] {
+        ++runs;
         attempt->source->cancel();
         return Result<void>{};
     };
     EXPECT_FALSE(attempt->source->run());
     EXPECT_EQ(attempt->machine.status(), Status::postcopy_paused);
-    EXPECT_TRUE(destination_done_.get()) << "it runs here";
+
+    const auto settle = [&](std::uint32_t epoch, std::uint8_t session) {
+        auto options = options_;
+        options.epoch = epoch;
+        options.session.fill(session);
+        statemachine::Machine machine{Side::source, attempt->events, Status::postcopy_recover_setup};
+        Settlement settlement{PeerConfig{.transport = transport_, .uri = uri_, .options = options}, true, machine};
+        const auto done = settlement.run();
+        return std::pair{done.has_value(), machine.status()};
+    };
+    EXPECT_EQ(settle(1, 9), std::pair(false, Status::postcopy_paused)) << "a wrong session";
+    EXPECT_EQ(settle(0, 7), std::pair(false, Status::postcopy_paused)) << "an old connection's epoch";
+    EXPECT_EQ(settle(1, 7), std::pair(true, Status::completed));
+    EXPECT_TRUE(destination_done_.get());
+    EXPECT_EQ(runs, 1) << "permitted twice, run once";
     EXPECT_EQ(destination_machine_.status(), Status::completed);
+    EXPECT_EQ(taken(destination_events_), (std::vector<std::string>{"setup", "active", "completed"}));
+}
+
+// The permit was lost, and with it the destination's process: the one started in its place waits for the same session, and runs
+// the guest when the permit comes again.
+TEST_F(Precopy, ADestinationStartedAnewRunsTheGuestWhenThePermitComesAgain) {
+    auto options = options_;
+    options.session = {};
+    statemachine::EventQueue events;
+    statemachine::Machine machine{Side::destination, events, Status::postcopy_paused};
+    Destination anew{DestinationConfig{.blocks = {},
+                                       .transport = transport_,
+                                       .uri = "tcp:127.0.0.1:0",
+                                       .options = options,
+                                       .page = &destination_page_,
+                                       .unsettled = Unsettled{.session = options_.session, .epoch = 3, .ran = false}},
+                     destination_guest_, machine};
+    uri_ = anew.listen().value();
+    auto done = std::async(std::launch::async, [&] { return anew.run(); });
+    options = options_;
+    options.epoch = 4;
+    statemachine::EventQueue source_events;
+    statemachine::Machine source_machine{Side::source, source_events, Status::postcopy_recover_setup};
+    Settlement settlement{PeerConfig{.transport = transport_, .uri = uri_, .options = options}, false, source_machine};
+    const auto settled = settlement.run();
+    EXPECT_TRUE(settled) << settled.error().to_string();
+    EXPECT_TRUE(done.get());
+    EXPECT_TRUE(destination_guest_.ran);
+    EXPECT_FALSE(destination_guest_.ran_running) << "it stood still at the source";
+    EXPECT_EQ(taken(source_events), (std::vector<std::string>{"postcopy-recover", "postcopy-active", "completed"}));
+    EXPECT_EQ(taken(events), (std::vector<std::string>{"postcopy-recover", "postcopy-active", "completed"}));
 }
 
 } // namespace

@@ -1,0 +1,85 @@
+// The other side of a migration, as the side that connects sees it: the connection, the session on it, and what has gone wrong
+// first.
+//
+// Threads: the engine's; cancel() by any.
+#pragma once
+
+#include "base/error.h"
+#include "engine/inbox.h"
+#include "transport/connection.h"
+#include "transport/session/channel.h"
+#include "transport/session/messages.h"
+
+#include <atomic>
+#include <chrono>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace pageferry::engine {
+
+struct PeerConfig {
+    std::optional<transport::Transport> transport;
+    std::string uri;
+    transport::Options options;
+    transport::Milliseconds connect_timeout{30'000};
+};
+
+class Peer {
+public:
+    explicit Peer(PeerConfig config) : config_(std::move(config)) {}
+
+    // All phases of the transport, then hello: the peer is a destination of ours that agrees on version, session and epoch.
+    Result<void> connect(Inbox::Handler handler);
+    Result<void> send(const transport::session::Message& message) { return channel_->send(message); }
+    // The next message, which must be a T; protocol error if it is not, timed_out if none comes.
+    template <class T>
+    Result<T> expect(std::chrono::milliseconds timeout);
+    // A last word that nobody waits for: the peer learns it in words where it can, else by the end of the connection.
+    void farewell(ErrorCode code, const std::string& text);
+    // Every wait in here and in the connection ends within 100 ms.
+    void cancel(const std::string& text);
+
+    // The handler is not called any more.
+    void stop_receiving() { inbox_.reset(); }
+
+    [[nodiscard]] bool cancelled() const { return cancelled_; }
+    // The first thing that went wrong, where what was seen is only its consequence.
+    [[nodiscard]] Error cause(Error seen) const;
+    [[nodiscard]] transport::Connection& connection() { return *connection_; }
+    [[nodiscard]] Inbox& inbox() { return *inbox_; }
+    [[nodiscard]] const PeerConfig& config() const { return config_; }
+
+private:
+    Result<void> hello();
+
+    PeerConfig config_;
+    std::mutex mutex_; // held to make connection_ and channel_, and to use them from cancel()
+    std::optional<transport::Connection> connection_;
+    std::optional<transport::session::Channel> channel_;
+    std::optional<Inbox> inbox_;
+    std::atomic<bool> cancelled_{false};
+};
+
+Error unexpected_message(const transport::session::Message& message, const std::string& during);
+Error no_message(std::string_view wanted, std::chrono::milliseconds timeout);
+
+template <class T>
+Result<T> Peer::expect(std::chrono::milliseconds timeout) {
+    namespace session = transport::session;
+    auto message = inbox_->wait(timeout);
+    if (!message) {
+        return std::unexpected(std::move(message.error()));
+    }
+    const auto wanted_name = session::name_of(session::Message{T{}});
+    if (!*message) {
+        return std::unexpected(no_message(wanted_name, timeout));
+    }
+    if (auto* wanted = std::get_if<T>(&**message)) {
+        return std::move(*wanted);
+    }
+    return std::unexpected(unexpected_message(**message, "wait for " + std::string{wanted_name}));
+}
+
+} // namespace pageferry::engine

@@ -182,8 +182,11 @@ Result<void> Source::round(bool paced) {
     ++round_;
     progress_.dirty_sync_count = round_;
     PAGEFERRY_TRY(pusher_->push_all(pending_, paced));
-    PAGEFERRY_TRY(pusher_->fence(peer_.config().options.dead_peer));
     const std::uint64_t pushed = pusher_->bytes_pushed() - before;
+    if (pushed == 0) {
+        return {}; // what went before was fenced by its own round
+    }
+    PAGEFERRY_TRY(pusher_->fence(peer_.config().options.dead_peer));
     convergence_.pushed(pushed, steady_clock::now() - begun);
     if (!paced) {
         progress_.downtime_bytes += pushed;

@@ -11,13 +11,14 @@ using statemachine::Status;
 
 namespace {
 
-json ram_figures(const engine::Progress& progress, std::chrono::milliseconds total_time) {
+json ram_figures(const engine::Progress& progress, std::chrono::milliseconds total_time, bool over) {
     const std::uint64_t transferred = progress.ram_transferred;
     const std::uint64_t page_size = progress.page_size != 0 ? progress.page_size.load() : 4096;
     const double seconds = static_cast<double>(total_time.count()) / 1000.0;
     // QEMU: the mean throughput of the whole migration once it is over, the present one before.
-    const double bits = static_cast<double>(progress.bandwidth) * 8;
-    const double mbps = bits > 0 ? bits / 1e6 : (seconds > 0 ? static_cast<double>(transferred) * 8 / 1e6 / seconds : 0);
+    const double mean = seconds > 0 ? static_cast<double>(transferred) / seconds : 0;
+    const double rate = over || progress.bandwidth == 0 ? mean : static_cast<double>(progress.bandwidth); // bytes per second
+    const double mbps = rate * 8 / 1e6;
     return {{"total", progress.ram_total.load()},
             {"remaining", progress.ram_remaining.load()},
             {"transferred", transferred + progress.device_bytes.load()},
@@ -26,7 +27,7 @@ json ram_figures(const engine::Progress& progress, std::chrono::milliseconds tot
             {"duplicate", progress.ram_hole.load() / page_size}, // QEMU: pages of zeros, here never sent
             {"page-size", page_size},
             {"mbps", std::round(mbps * 100) / 100},
-            {"pages-per-second", progress.bandwidth.load() / page_size},
+            {"pages-per-second", static_cast<std::uint64_t>(rate) / page_size},
             {"dirty-pages-rate", progress.dirty_pages_rate.load()},
             {"dirty-sync-count", progress.dirty_sync_count.load()},
             {"precopy-bytes", transferred - progress.downtime_bytes.load()},
@@ -61,7 +62,7 @@ json query_migrate(const MigrationView& view) {
         return answer;
     }
     answer["setup-time"] = progress.setup_us / 1000;
-    answer["ram"] = ram_figures(progress, view.total_time);
+    answer["ram"] = ram_figures(progress, view.total_time, over);
     answer["x-pageferry-lanes"] = progress.lanes.load();
     if (over) {
         answer["downtime"] = (progress.downtime_us + 999) / 1000;

@@ -10,8 +10,10 @@ namespace pageferry::memory {
 
 Result<std::unique_ptr<DirtyTracker>> make_dirty_tracker(TrackingHandles handles) {
     std::string uffd_lacks;
+    std::string permission; // the remedy, where this is all that lacks
     if (!handles.userfaultfd) {
         uffd_lacks = "the hypervisor handed over no userfaultfd";
+        permission = "start the hypervisor as root, or give its user access to /dev/userfaultfd; otherwise ";
     } else if (!handles.pagemap) {
         uffd_lacks = "the hypervisor handed over no pagemap";
     } else if (auto probed = probe_write_protect(handles.pagemap.get()); probed) {
@@ -30,8 +32,8 @@ Result<std::unique_ptr<DirtyTracker>> make_dirty_tracker(TrackingHandles handles
     return std::unexpected(
         make_error(ErrorCode::unsupported, "track dirty pages", "",
                    "userfaultfd write-protect: " + uffd_lacks + "; soft-dirty: " + soft_dirty_lacks,
-                   "only postcopy and stop-and-copy are possible here; precopy needs Linux 6.7 or a kernel with "
-                   "CONFIG_MEM_SOFT_DIRTY"));
+                   permission + "only postcopy and stop-and-copy are possible here; precopy needs Linux 6.7 or a kernel with "
+                                "CONFIG_MEM_SOFT_DIRTY"));
 }
 
 } // namespace pageferry::memory

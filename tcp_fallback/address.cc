@@ -40,7 +40,7 @@ Fault fault_of(int answer, int error, const transport::Uri& uri) {
         remedy.clear();
         break;
     case EAI_SYSTEM: {
-        Error system = errno_error(error, "resolve", uri.host);
+        const Error system = errno_error(error, "resolve", uri.host);
         code = system.code;
         reason = system.reason;
         remedy.clear();
@@ -174,7 +174,7 @@ Outcome<std::vector<Endpoint>> resolve(const transport::Uri& uri, Purpose purpos
     const Wait waited = wait_for(work->done.get(), POLLIN, deadline, cancel);
     if (waited == Wait::ready) {
         thread->join();
-        return std::move(*work->result);
+        return std::move(work->result).value();
     }
     thread->detach(); // it owns what it touches
     if (waited == Wait::cancelled) {

@@ -97,7 +97,7 @@ Outcome<void> Connection::connect(const Deadline& deadline, pf_progress progress
             progress(context, phase, detail.c_str());
         }
     };
-    auto lanes = dial(*uri_, options_, deadline, ending_.event(), tell);
+    auto lanes = dial(uri_.value(), options_, deadline, ending_.event(), tell);
     if (!lanes) {
         ending_.record(lanes.error());
         return std::unexpected{std::move(lanes.error())};
@@ -210,6 +210,7 @@ Connection::~Connection() {
     if (state_ == State::running && !ending_.over() && control_->flush(Deadline::in(closing_ms))) {
         // In this order the peer can read our last messages before it learns of the end from another lane.
         ::shutdown(sockets_.front().get(), SHUT_WR);
+        control_->drain();
     }
     cancel();
     for (std::thread& thread : threads_) {
@@ -246,10 +247,12 @@ Outcome<void> Connection::add_memory(std::span<const pf_memory_block> blocks) {
 }
 
 Outcome<void> Connection::revoke_memory(const Deadline& deadline) {
+    // Also when the connection is over, though the answer is then its error.
+    const bool revoked = state_.load() == State::running && gate_.revoke(deadline);
     if (auto may = usable("revoke memory"); !may) {
         return may;
     }
-    if (!gate_.revoke(deadline)) {
+    if (!revoked) {
         return failed(make_error(ErrorCode::timed_out, "revoke memory", "connection", "a page is still being received"));
     }
     work_->close_pulls();

@@ -10,9 +10,9 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <utility>
 #include <chrono>
 #include <cstring>
+#include <utility>
 
 namespace pageferry::tcp {
 
@@ -113,6 +113,12 @@ bool ControlLane::flush(const Deadline& deadline) {
         }
     }
     return !ended_;
+}
+
+void ControlLane::drain() {
+    constexpr int enough = 64; // a peer that goes on sending must not keep us
+    for (int i = 0; i < enough && receive_now(lane_.socket, read_).bytes > 0; ++i) {
+    }
 }
 
 void ControlLane::end() {

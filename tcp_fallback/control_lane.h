@@ -31,6 +31,8 @@ public:
     void flusher();
     // Everything sent is with the kernel. false: the deadline passed, or the connection is over.
     bool flush(const Deadline& deadline);
+    // Reads and drops what is here unread: with it, closing the socket would be a reset, which can overtake our last messages.
+    void drain();
     // The connection is over, or ends: waiters go on.
     void end();
 

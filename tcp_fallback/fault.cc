@@ -11,7 +11,7 @@ namespace {
 template <std::size_t Size>
 void copy_text(char (&to)[Size], std::string_view from) {
     const std::size_t length = std::min(from.size(), Size - 1);
-    std::memcpy(to, from.data(), length);
+    std::ranges::copy(from.substr(0, length), to);
     to[length] = '\0';
 }
 

@@ -127,7 +127,7 @@ std::optional<std::string> name_stranger(std::span<const std::byte> first) {
 std::vector<std::byte> encode_verdict(int status, std::string_view text) {
     text = text.substr(0, verdict_text_max);
     std::vector<std::byte> out(verdict_bytes + text.size());
-    store(&out[0], verdict_magic);
+    store(out.data(), verdict_magic);
     store(&out[4], static_cast<std::uint16_t>(status));
     store(&out[6], static_cast<std::uint16_t>(text.size()));
     std::ranges::transform(text, out.begin() + verdict_bytes, [](char letter) { return static_cast<std::byte>(letter); });
@@ -136,7 +136,7 @@ std::vector<std::byte> encode_verdict(int status, std::string_view text) {
 
 Result<Verdict> decode_verdict(std::span<const std::byte> in) {
     const Verdict verdict{.status = load<std::uint16_t>(&in[4]), .text_length = load<std::uint16_t>(&in[6])};
-    if (load<std::uint32_t>(&in[0]) != verdict_magic || verdict.text_length > verdict_text_max) {
+    if (load<std::uint32_t>(in.data()) != verdict_magic || verdict.text_length > verdict_text_max) {
         return std::unexpected{wrong("verdict", "the peer's answer to the handshake is not one")};
     }
     return verdict;

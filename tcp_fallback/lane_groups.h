@@ -26,7 +26,7 @@ struct LaneSet {
 struct GroupRules {
     Id session{}; // all zero: any
     std::uint32_t epoch = 0;
-    std::size_t max_groups = 16;
+    std::size_t max_groups = 4;                 // of at most 66 sockets each: far below a process's limit
     std::chrono::milliseconds patience{10'000}; // from a group's first lane to its last
 };
 

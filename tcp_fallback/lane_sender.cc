@@ -11,7 +11,7 @@ namespace pageferry::tcp {
 namespace {
 
 // fenced, pull, pulled, data, fence: the five frames a turn can hold.
-constexpr std::size_t headers_bytes = 5 * frame_bytes + 3 * (max_pieces - 1) * piece_bytes;
+constexpr std::size_t headers_bytes = 5 * frame_bytes + 3 * std::size_t{max_pieces - 1} * piece_bytes;
 constexpr std::size_t vectors_max = 5 + 2 * std::size_t{max_pieces};
 static_assert(vectors_max <= 1024, "sendmsg takes no more than IOV_MAX");
 

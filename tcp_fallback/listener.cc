@@ -7,8 +7,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <utility>
 #include <chrono>
+#include <utility>
 
 namespace pageferry::tcp {
 
@@ -141,6 +141,10 @@ Outcome<void> Listener::take_callers(int from) {
     for (;;) {
         Fd socket{::accept4(from, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC)};
         if (!socket) {
+            if (errno == EMFILE && !callers_.empty()) {
+                turn_away_oldest();
+                continue;
+            }
             switch (errno) {
             case EMFILE:
             case ENFILE:
@@ -162,10 +166,7 @@ Outcome<void> Listener::take_callers(int from) {
                                   .name = std::move(name),
                                   .until = Clock::now() + std::chrono::milliseconds{options_.handshake_ms}});
         if (callers_.size() > most_callers) {
-            Caller oldest = std::move(callers_.front());
-            callers_.pop_front();
-            turn_away(std::move(oldest.socket), oldest.name, not_one_of_us(ErrorCode::refused, "too many callers at once"),
-                      false);
+            turn_away_oldest();
         }
     }
 }
@@ -235,6 +236,12 @@ void Listener::expire() {
             turn_away(std::move(socket), name, dropped.error, true);
         }
     }
+}
+
+void Listener::turn_away_oldest() {
+    Caller oldest = std::move(callers_.front());
+    callers_.pop_front();
+    turn_away(std::move(oldest.socket), oldest.name, not_one_of_us(ErrorCode::refused, "too many callers at once"), false);
 }
 
 void Listener::turn_away(Fd socket, const std::string& name, Error why, bool tell_it) {

@@ -58,6 +58,7 @@ private:
     std::unique_ptr<Connection> hear(Caller& caller);
     std::unique_ptr<Connection> welcome(LaneSet lanes);
     void expire();
+    void turn_away_oldest();
     // In the words of the handshake where the socket's peer knows it, and for the next accept() to tell.
     void turn_away(Fd socket, const std::string& name, Error why, bool tell_it);
 

@@ -26,7 +26,7 @@ const MemoryTable* MemoryGate::wait_for_table() {
 
 bool MemoryGate::enter() {
     const std::scoped_lock lock{mutex_};
-    if (revoked_.load(std::memory_order_relaxed)) {
+    if (revoked_ || ended_) {
         return false;
     }
     ++inside_;
@@ -35,14 +35,14 @@ bool MemoryGate::enter() {
 
 void MemoryGate::leave() {
     const std::scoped_lock lock{mutex_};
-    if (--inside_ == 0 && revoked_.load(std::memory_order_relaxed)) {
+    if (--inside_ == 0 && revoked_) {
         changed_.notify_all();
     }
 }
 
 bool MemoryGate::revoke(const Deadline& deadline) {
     std::unique_lock lock{mutex_};
-    revoked_.store(true, std::memory_order_release);
+    revoked_ = true;
     while (inside_ > 0) {
         if (!changed_.wait_until(lock, deadline) && inside_ > 0) {
             return false;

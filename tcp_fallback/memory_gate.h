@@ -22,14 +22,13 @@ public:
     // Waits for it; nullptr when end() came first.
     const MemoryTable* wait_for_table();
 
-    // false: revoked; do not write, do not leave().
+    // false: revoked, or the connection is over; do not write, do not leave().
     bool enter();
     void leave();
-    [[nodiscard]] bool revoked() const { return revoked_.load(std::memory_order_acquire); }
     // true: nobody is inside, nobody will be again. false: the deadline passed first; it is shut all the same, call again.
     bool revoke(const Deadline& deadline);
 
-    // The connection is over: waiters go on.
+    // The connection is over: waiters go on, nobody enters. (A socket that was shut still gives what it holds.)
     void end();
 
 private:
@@ -37,7 +36,7 @@ private:
     Condition changed_;
     std::unique_ptr<const MemoryTable> table_;
     std::atomic<const MemoryTable*> shown_{nullptr};
-    std::atomic<bool> revoked_{false};
+    bool revoked_ = false;
     bool ended_ = false;
     int inside_ = 0;
 };

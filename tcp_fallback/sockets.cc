@@ -73,12 +73,15 @@ Result<void> set_options(int socket, std::uint32_t dead_peer_ms) {
         int value;
         const char* text;
     } options[] = {
-        {SOL_SOCKET, SO_KEEPALIVE, 1, "SO_KEEPALIVE"},
-        {IPPROTO_TCP, TCP_NODELAY, 1, "TCP_NODELAY"},
-        {IPPROTO_TCP, TCP_KEEPIDLE, idle, "TCP_KEEPIDLE"},
-        {IPPROTO_TCP, TCP_KEEPINTVL, 1, "TCP_KEEPINTVL"},
-        {IPPROTO_TCP, TCP_KEEPCNT, count, "TCP_KEEPCNT"},
-        {IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(std::min<std::uint32_t>(dead_peer_ms, INT32_MAX)), "TCP_USER_TIMEOUT"},
+        {.level = SOL_SOCKET, .name = SO_KEEPALIVE, .value = 1, .text = "SO_KEEPALIVE"},
+        {.level = IPPROTO_TCP, .name = TCP_NODELAY, .value = 1, .text = "TCP_NODELAY"},
+        {.level = IPPROTO_TCP, .name = TCP_KEEPIDLE, .value = idle, .text = "TCP_KEEPIDLE"},
+        {.level = IPPROTO_TCP, .name = TCP_KEEPINTVL, .value = 1, .text = "TCP_KEEPINTVL"},
+        {.level = IPPROTO_TCP, .name = TCP_KEEPCNT, .value = count, .text = "TCP_KEEPCNT"},
+        {.level = IPPROTO_TCP,
+         .name = TCP_USER_TIMEOUT,
+         .value = static_cast<int>(std::min<std::uint32_t>(dead_peer_ms, INT32_MAX)),
+         .text = "TCP_USER_TIMEOUT"},
     };
     for (const auto& option : options) {
         if (::setsockopt(socket, option.level, option.name, &option.value, sizeof option.value) != 0) {

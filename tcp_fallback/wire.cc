@@ -23,14 +23,14 @@ bool has_pieces(FrameType type) {
 } // namespace
 
 void encode_piece(const Piece& piece, std::span<std::byte> out) {
-    store(&out[0], piece.offset);
+    store(out.data(), piece.offset);
     store(&out[8], piece.block);
     store(&out[12], piece.length);
 }
 
 Result<Piece> decode_piece(std::span<const std::byte> in) {
     const Piece piece{
-        .offset = load<std::uint64_t>(&in[0]), .block = load<std::uint32_t>(&in[8]), .length = load<std::uint32_t>(&in[12])};
+        .offset = load<std::uint64_t>(in.data()), .block = load<std::uint32_t>(&in[8]), .length = load<std::uint32_t>(&in[12])};
     if (piece.length == 0 || piece.length > max_piece_bytes) {
         return std::unexpected{
             wrong("piece", "length " + std::to_string(piece.length) + " is not in 1.." + std::to_string(max_piece_bytes))};
@@ -42,7 +42,7 @@ Result<Piece> decode_piece(std::span<const std::byte> in) {
 }
 
 void encode_frame(const Frame& frame, std::span<std::byte> out) {
-    store(&out[0], frame_magic);
+    store(out.data(), frame_magic);
     out[2] = static_cast<std::byte>(frame.type);
     out[3] = std::byte{0};
     store(&out[4], frame.count);
@@ -51,7 +51,7 @@ void encode_frame(const Frame& frame, std::span<std::byte> out) {
 }
 
 Result<Frame> decode_frame(std::span<const std::byte> in) {
-    if (load<std::uint16_t>(&in[0]) != frame_magic || in[3] != std::byte{0}) {
+    if (load<std::uint16_t>(in.data()) != frame_magic || in[3] != std::byte{0}) {
         return std::unexpected{wrong("frame", "it does not begin with the frame magic")};
     }
     const auto type = std::to_integer<std::uint8_t>(in[2]);
@@ -80,12 +80,12 @@ Result<Frame> decode_frame(std::span<const std::byte> in) {
 }
 
 void encode_control_header(std::uint32_t length, std::span<std::byte> out) {
-    store(&out[0], control_magic);
+    store(out.data(), control_magic);
     store(&out[4], length);
 }
 
 Result<std::uint32_t> decode_control_header(std::span<const std::byte> in) {
-    if (load<std::uint32_t>(&in[0]) != control_magic) {
+    if (load<std::uint32_t>(in.data()) != control_magic) {
         return std::unexpected{wrong("control message", "it does not begin with the message magic")};
     }
     const auto length = load<std::uint32_t>(&in[4]);

@@ -42,10 +42,14 @@ void Work::wake_for(OpKind kind) {
         wake(*lanes_.back());
         return;
     }
-    // As many lanes as there are turns of work, so that a single page does not wake all.
+    // As many idle lanes as there are turns of work, so that a single page does not wake all.
     std::uint64_t turns = (queue(kind).waiting_bytes() + turn_bytes - 1) / turn_bytes;
-    for (std::size_t i = 0; i + 1 < lanes_.size() && turns > 0; ++i, --turns) {
-        wake(*lanes_[i]);
+    for (std::size_t i = 0; i + 1 < lanes_.size() && turns > 0; ++i) {
+        Lane& lane = *lanes_[i];
+        if (lane.idle && (kind == OpKind::push || may_ask(lane))) {
+            lane.wake.notify_one();
+            --turns;
+        }
     }
 }
 
@@ -127,7 +131,7 @@ void Work::fill_requests(std::size_t lane, Turn& turn) {
     OpQueue& pulls = queue(pull_kind(lane));
     std::uint64_t bytes = 0;
     turn.first_request = own.first_asked + own.asked.size();
-    while (turn.requests.size() < max_pieces && !own.asked.full() && own.asked_bytes < pull_window_bytes && bytes < turn_bytes) {
+    while (turn.requests.size() < max_pieces && may_ask(own) && bytes < turn_bytes) {
         const auto part = pulls.take(turn_bytes);
         if (!part) {
             break;

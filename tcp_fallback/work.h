@@ -101,6 +101,7 @@ private:
     [[nodiscard]] OpKind pull_kind(std::size_t lane) const { return is_urgent(lane) ? OpKind::pull_urgent : OpKind::pull; }
     bool fill(std::size_t lane, Turn& turn);
     void fill_requests(std::size_t lane, Turn& turn);
+    [[nodiscard]] static bool may_ask(const Lane& lane) { return !lane.asked.full() && lane.asked_bytes < pull_window_bytes; }
     void wake_for(OpKind kind);
     void wake(Lane& lane);
     void complete(OpKind kind, std::uint32_t slot, std::uint64_t cookie, int status);

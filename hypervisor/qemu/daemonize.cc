@@ -30,8 +30,10 @@ void become_daemon(const Fd& errors) {
         ::signal(signal, SIG_IGN);
     }
     const Fd null{::open("/dev/null", O_RDWR | O_CLOEXEC)};
-    ::dup2(null.get(), STDIN_FILENO);
-    ::dup2(null.get(), STDOUT_FILENO);
+    if (null) {
+        ::dup2(null.get(), STDIN_FILENO);
+        ::dup2(null.get(), STDOUT_FILENO);
+    }
     ::dup2(errors.get(), STDERR_FILENO);
 }
 

@@ -32,7 +32,7 @@ constexpr int not_executed = 127;
 constexpr std::chrono::seconds ready_timeout{30};
 
 int report(const Error& error, int status = failed) {
-    std::cerr << "pageferry: " << error.to_string() << std::endl;
+    std::cerr << "pageferry: " << error.to_string() << '\n';
     return status;
 }
 

@@ -63,7 +63,7 @@ Result<MonitorLaunch> MonitorLaunch::start(const std::string& program, const Mon
     }
     keep.push_back(file->get());
     std::array<int, 2> ends{};
-    Fd null{::open("/dev/null", O_RDWR | O_CLOEXEC)};
+    const Fd null{::open("/dev/null", O_RDWR | O_CLOEXEC)};
     if (!null || ::pipe2(ends.data(), O_CLOEXEC) != 0) {
         return std::unexpected(errno_error(errno, hypervisor::start));
     }

@@ -26,7 +26,7 @@ public:
     ~MonitorLaunch();
 
     // Until ready_byte has come. closed: it ended; timed_out; otherwise its own words.
-    Result<void> wait_ready(const Fd& ready, std::chrono::milliseconds timeout) const;
+    [[nodiscard]] Result<void> wait_ready(const Fd& ready, std::chrono::milliseconds timeout) const;
 
 private:
     explicit MonitorLaunch(Fd pidfd) : pidfd_(std::move(pidfd)) {}

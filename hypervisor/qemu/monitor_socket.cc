@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -44,7 +45,7 @@ Result<UnixAddress> unix_address(const PlannedMonitor& plan) {
                                           join("a socket's path has 1 to ", room, " bytes"), "use a shorter path"));
     }
     char* const at = result.address.sun_path + (plan.abstract ? 1 : 0);
-    std::memcpy(at, plan.path.data(), plan.path.size());
+    std::ranges::copy(plan.path, at); // the rest is zeros already
     const std::size_t tight = offsetof(sockaddr_un, sun_path) + 1 + plan.path.size();
     result.length = static_cast<socklen_t>(plan.abstract && !plan.tight ? sizeof result.address : tight);
     return result;
@@ -242,13 +243,17 @@ Result<void> MonitorSocket::stdio() {
 }
 
 Result<void> MonitorSocket::wait_for_client(const PlannedMonitor& plan) {
-    std::cerr << "pageferry: info: QEMU waiting for connection on: " << plan.address << ",server=on" << std::endl;
+    std::cerr << "pageferry: info: QEMU waiting for connection on: " << plan.address << ",server=on\n";
     std::vector<pollfd> entries;
+    entries.reserve(listeners_.size());
     for (const Fd& listener : listeners_) {
         entries.push_back({.fd = listener.get(), .events = POLLIN, .revents = 0});
     }
     for (;;) {
-        if (::poll(entries.data(), entries.size(), -1) < 0 && errno != EINTR) {
+        if (::poll(entries.data(), entries.size(), -1) < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
             return std::unexpected(socket_error("wait for a client", plan));
         }
         for (const pollfd& entry : entries) {
@@ -259,7 +264,7 @@ Result<void> MonitorSocket::wait_for_client(const PlannedMonitor& plan) {
             if (connected_) {
                 return {};
             }
-            if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
+            if (const int error = errno; error != EAGAIN && error != EINTR && error != ECONNABORTED) {
                 return std::unexpected(socket_error("accept", plan));
             }
         }

@@ -29,7 +29,7 @@ Result<std::string> find_piece(const char* name, const std::vector<fs::path>& be
     }
     std::string looked;
     for (const fs::path& place : places) {
-        const fs::path file = place / name;
+        fs::path file = place / name;
         if (fs::is_regular_file(file, error)) {
             return fs::absolute(file, error).string();
         }
@@ -52,7 +52,7 @@ Result<std::string> find_program(const std::string& name) {
     for (std::size_t at = 0; at <= path.size();) {
         const std::size_t end = std::min(path.find(':', at), path.size());
         const std::string folder = path.substr(at, end - at);
-        const std::string file = (folder.empty() ? "." : folder) + "/" + name;
+        std::string file = (folder.empty() ? "." : folder) + "/" + name;
         std::error_code error;
         if (fs::is_regular_file(file, error)) {
             if (::access(file.c_str(), X_OK) == 0) {

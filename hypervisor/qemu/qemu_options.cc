@@ -1,5 +1,7 @@
 #include "hypervisor/qemu/qemu_options.h"
 
+#include "hypervisor/qemu/text.h"
+
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
@@ -88,11 +90,11 @@ std::string next_part(std::string_view text, std::size_t& at) {
 void flatten(const nlohmann::json& value, const std::string& key, std::vector<std::pair<std::string, std::string>>& list) {
     if (value.is_object()) {
         for (const auto& [name, member] : value.items()) {
-            flatten(member, key.empty() ? name : key + "." + name, list);
+            flatten(member, key.empty() ? name : join(key, ".", name), list);
         }
     } else if (value.is_array()) {
         for (std::size_t i = 0; i < value.size(); ++i) {
-            flatten(value[i], key + "." + std::to_string(i), list);
+            flatten(value[i], join(key, ".", i), list);
         }
     } else if (value.is_string()) {
         list.emplace_back(key, value.get<std::string>());
@@ -155,12 +157,8 @@ Result<Properties> Properties::parse(std::string_view text, std::string_view imp
 }
 
 std::optional<std::string> Properties::get(std::string_view key) const {
-    for (auto it = list_.rbegin(); it != list_.rend(); ++it) {
-        if (it->first == key) {
-            return it->second;
-        }
-    }
-    return std::nullopt;
+    const auto found = std::ranges::find(list_.rbegin(), list_.rend(), key, &std::pair<std::string, std::string>::first);
+    return found == list_.rend() ? std::nullopt : std::optional{found->second};
 }
 
 std::string Properties::get_or(std::string_view key, std::string_view otherwise) const {
@@ -223,15 +221,16 @@ std::optional<bool> parse_switch(std::string_view text) {
 }
 
 std::optional<std::uint64_t> parse_size(std::string_view text, std::uint64_t unit) {
-    const char* const end = text.data() + text.size();
+    const char* const begin = text.data(); // NOLINT(bugprone-suspicious-stringview-data-usage): always used with end
+    const char* const end = begin + text.size();
     if (text.starts_with("0x") || text.starts_with("0X")) {
         std::uint64_t bytes = 0;
-        const auto [rest, error] = std::from_chars(text.data() + 2, end, bytes, 16);
+        const auto [rest, error] = std::from_chars(begin + 2, end, bytes, 16);
         const bool fits = unit == 1 || bytes <= UINT64_MAX / unit;
         return error == std::errc{} && rest == end && fits ? std::optional{bytes * unit} : std::nullopt;
     }
     std::uint64_t whole = 0;
-    auto [rest, error] = std::from_chars(text.data(), end, whole);
+    auto [rest, error] = std::from_chars(begin, end, whole);
     if (error != std::errc{}) {
         return std::nullopt;
     }

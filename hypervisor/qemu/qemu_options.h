@@ -22,7 +22,7 @@ struct Option {
     std::string given; // as written: "-machine", "--machine", "disk.img"
     std::string value; // the next word, where the option takes one
     bool has_value = false;
-    bool is(std::string_view a) const { return name == a; }
+    [[nodiscard]] bool is(std::string_view a) const { return name == a; }
 };
 
 // The words after argv[0]. An option QEMU does not know yet is taken to have a value if the next word does not begin with "-".

@@ -84,7 +84,6 @@ static void close_list_on_exec(const char* list) {
 
 /* Takes our variables and our library out of what QEMU's children will inherit. Other preloaded libraries stay. */
 static void clean_environment(void) {
-    extern char** environ;
     for (char** entry = environ; entry != NULL && *entry != NULL;) {
         char name[64];
         const size_t length = strcspn(*entry, "=");
@@ -95,7 +94,8 @@ static void clean_environment(void) {
             ++entry;
         }
     }
-    char* preload = getenv("LD_PRELOAD") != NULL ? strdup(getenv("LD_PRELOAD")) : NULL;
+    const char* given = getenv("LD_PRELOAD");
+    char* preload = given != NULL ? strdup(given) : NULL;
     char* rest = preload != NULL ? calloc(1, strlen(preload) + 2) : NULL;
     char* next = NULL;
     for (char* name = rest != NULL ? strtok_r(preload, ": ", &next) : NULL; name != NULL; name = strtok_r(NULL, ": ", &next)) {
@@ -307,8 +307,7 @@ static int zap(uint64_t address, uint64_t length) {
     while (next_mapping(&scratch.reader, &scratch.pending, &scratch.mapping)) {
         const struct pf_agent_mapping* m = &scratch.mapping;
         if (length > 0 && address >= m->address && length <= m->length && address - m->address <= m->length - length) {
-            return madvise((void*)(uintptr_t)address, length, MADV_DONTNEED) == 0 ? 0
-                                                                                  : errno; /* NOLINT(performance-no-int-to-ptr) */
+            return madvise((void*)(uintptr_t)address, length, MADV_DONTNEED) == 0 ? 0 : errno;
         }
     }
     return EINVAL;

@@ -10,10 +10,12 @@
 
 #include <stdint.h>
 
+/* NOLINTBEGIN(modernize-macro-to-enum): C */
 #define PF_AGENT_MAGIC 0x41474650u /* "PFGA" */
 #define PF_AGENT_VERSION 1u
 #define PF_AGENT_FAULT_HANDLES 8u
 #define PF_AGENT_PATH_BYTES 4096u
+/* NOLINTEND(modernize-macro-to-enum) */
 
 /* Environment of the agent. Without PAGEFERRY_AGENT_FD it does nothing at all. */
 #define PF_AGENT_ENV_FD "PAGEFERRY_AGENT_FD"             /* number of the socket */

@@ -152,6 +152,7 @@ TEST_F(Agent, AStoppedProcessIsATimeoutAndLateAnswersAreDropped) {
     start(PAGEFERRY_TEST_AGENT_HOST, PAGEFERRY_TEST_AGENT);
     AgentClient hasty{ours.duplicate(), std::chrono::milliseconds{100}};
     ::kill(child, SIGSTOP);
+    ASSERT_EQ(::waitpid(child, nullptr, WUNTRACED), child); // all of its threads have stopped
     const auto late = hasty.mappings();
     ASSERT_FALSE(late);
     EXPECT_EQ(late.error().code, ErrorCode::timed_out);

@@ -56,6 +56,7 @@ std::vector<Message> samples() {
         Switchover{},
         RamFinal{.device_state_bytes = big},
         DeviceLoaded{},
+        Permit{.running = false},
         Permit{},
         Running{},
         Goodbye{},

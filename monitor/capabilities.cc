@@ -21,6 +21,7 @@ struct Known {
 };
 
 // QEMU 11.1's MigrationCapability, in its order.
+// NOLINTBEGIN(modernize-use-designated-initializers): a table
 constexpr std::array known{
     Known{"xbzrle", false},
     Known{"rdma-pin-all", true}, // what the RDMA transport does anyway: guest RAM is registered, and so pinned, as a whole
@@ -44,6 +45,7 @@ constexpr std::array known{
     Known{"dirty-limit", false},
     Known{"mapped-ram", false},
 };
+// NOLINTEND(modernize-use-designated-initializers)
 
 // Names that older QEMUs list and clients of those still switch off.
 constexpr std::array<std::string_view, 3> dropped{"zero-blocks", "compress", "block"};

@@ -54,7 +54,7 @@ struct Channel::Implementation : std::enable_shared_from_this<Implementation> {
     [[nodiscard]] int write_fd() const { return out ? out.get() : in.get(); }
 
     void arm_read() {
-        if (!open || !handlers || reading || paused || at_end) {
+        if (!open || !handlers || !in_watch || reading || paused || at_end) {
             return;
         }
         reading = true;
@@ -138,11 +138,12 @@ struct Channel::Implementation : std::enable_shared_from_this<Implementation> {
     }
 
     void arm_write() {
-        if (writing) {
+        auto& watch = out_watch ? out_watch : in_watch;
+        if (writing || !watch) {
             return;
         }
         writing = true;
-        (out_watch ? *out_watch : *in_watch).when_writable([self = weak_from_this()] {
+        watch->when_writable([self = weak_from_this()] {
             if (const auto alive = self.lock()) {
                 alive->writing = false;
                 alive->flush();

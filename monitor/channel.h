@@ -28,7 +28,7 @@ public:
         // Once each: when the peer sends no more (gone false: it may still read) or the stream is broken in both directions (gone
         // true). Not after close().
         std::function<void(bool gone)> ended;
-        std::function<void()> flushed = {}; // the kernel has taken all that had to wait; may be empty
+        std::function<void()> flushed; // the kernel has taken all that had to wait; may be empty
     };
 
     // One socket, or a pair such as standard input and output. Makes them non-blocking. Fails where they cannot be waited for

@@ -166,8 +166,9 @@ private:
         if (rest_.size() < 4) {
             return false;
         }
-        const auto [stop, error] = std::from_chars(rest_.data(), rest_.data() + 4, code, 16);
-        return error == std::errc{} && stop == rest_.data() + 4;
+        const char* const begin = rest_.data();
+        const auto [stop, error] = std::from_chars(begin, begin + 4, code, 16);
+        return error == std::errc{} && stop == begin + 4;
     }
 
     bool unicode_escape(std::string& out) {

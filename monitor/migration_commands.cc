@@ -105,8 +105,8 @@ bool MigrationCommands::is_native() const {
     return service_.is_native();
 }
 
-void MigrationCommands::handle(const std::string& command, const nlohmann::json& arguments, Answer answer,
-                               std::function<void()> pass_on) {
+void MigrationCommands::handle(const std::string& command, const nlohmann::json& arguments, const Answer& answer,
+                               const std::function<void()>& pass_on) {
     if (command == "cont" || command == "stop") {
         // With arguments, QEMU's own refusal.
         if (arguments.empty() && service_.hold_run_state(command == "cont")) {

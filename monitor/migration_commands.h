@@ -34,7 +34,8 @@ public:
 
     // Exactly one of the two is called, once, at once or later: answer with the result, or pass_on when the command is QEMU's own
     // business after all.
-    void handle(const std::string& command, const nlohmann::json& arguments, Answer answer, std::function<void()> pass_on);
+    void handle(const std::string& command, const nlohmann::json& arguments, const Answer& answer,
+                const std::function<void()>& pass_on);
 
     // QEMU's MIGRATION and MIGRATION_PASS events are shown to users.
     [[nodiscard]] bool is_native() const;

@@ -26,13 +26,14 @@ struct Number {
     std::string_view range; // QEMU's words
     bool implemented;
     std::uint64_t type_most = no_limit; // the QAPI type's own end
-    std::string_view type = {};
+    std::string_view type;
 };
 
 constexpr std::uint64_t byte_most = 255;
 constexpr std::uint64_t default_max_bandwidth = std::uint64_t{128} << 20; // bytes/s, QEMU's
 
 // QEMU 11.1's MigrationParameters that are numbers, then Pageferry's own.
+// NOLINTBEGIN(modernize-use-designated-initializers): tables
 constexpr std::array numbers{
     Number{"announce-initial", 50, 0, 100'000, "a value between 0 and 100000", true},
     Number{"announce-max", 550, 0, 100'000, "a value between 0 and 100000", true},
@@ -75,6 +76,7 @@ struct Choice {
 
 const std::array<Choice, 3> choices{Choice{"multifd-compression", "none", compressions}, Choice{"mode", "normal", modes},
                                     Choice{"zero-page-detection", "multifd", zero_pages}};
+// NOLINTEND(modernize-use-designated-initializers)
 
 std::string not_implemented(std::string_view name) {
     return "Pageferry does not implement the parameter '" + std::string{name} + "'";

@@ -79,7 +79,7 @@ struct QmpBackend::Implementation : std::enable_shared_from_this<Implementation>
         if (const auto id = message.find("id"); id != message.end() && id->is_string()) {
             const auto found = open.find(id->get_ref<const std::string&>());
             if (found != open.end()) {
-                Open mine = std::move(found->second);
+                const Open mine = std::move(found->second);
                 open.erase(found);
                 finish(mine, message);
                 return;
@@ -160,7 +160,7 @@ struct QmpBackend::Implementation : std::enable_shared_from_this<Implementation>
             message["arguments"] = arguments;
         }
         const bool now = state == State::ready || command == negotiate;
-        open.emplace(id, Open{std::move(command), std::move(done)});
+        open.emplace(id, Open{.command = std::move(command), .done = std::move(done)});
         std::string text = to_text(message) + "\r\n";
         if (now) {
             channel->send(std::move(text), std::move(fds));

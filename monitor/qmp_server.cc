@@ -88,6 +88,9 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
     }
 
     void accept_client() {
+        if (!listener) {
+            return;
+        }
         Fd socket{::accept4(endpoint.in.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)};
         if (!socket) {
             const int error = errno;
@@ -120,28 +123,28 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
     void serve(std::unique_ptr<Channel> channel) {
         const std::weak_ptr<Implementation> weak = weak_from_this();
         session = std::make_shared<QmpSession>(
-            std::move(channel), QmpSession::Surroundings{.io = io,
-                                                         .commands = commands,
-                                                         .pretty = endpoint.pretty,
-                                                         .oob_offered = backend->oob(),
-                                                         .forward =
-                                                             [weak](Forward message) {
-                                                                 if (const auto self = weak.lock()) {
-                                                                     self->to_qemu({std::move(message), self->session});
-                                                                 }
-                                                             },
-                                                         .has_room =
-                                                             [weak] {
-                                                                 const auto self = weak.lock();
-                                                                 return self && self->backend &&
-                                                                        self->backend->queued_bytes() < enough_for_qemu;
-                                                             },
-                                                         .over =
-                                                             [weak](const std::string& why) {
-                                                                 if (const auto self = weak.lock()) {
-                                                                     self->session_over(why);
-                                                                 }
-                                                             }});
+            std::move(channel),
+            QmpSession::Surroundings{.io = io,
+                                     .commands = commands,
+                                     .pretty = endpoint.pretty,
+                                     .oob_offered = backend->oob(),
+                                     .forward =
+                                         [weak](Forward message) {
+                                             if (const auto self = weak.lock()) {
+                                                 self->to_qemu({.forward = std::move(message), .owner = self->session});
+                                             }
+                                         },
+                                     .has_room =
+                                         [weak] {
+                                             const auto self = weak.lock();
+                                             return self && self->backend && self->backend->queued_bytes() < enough_for_qemu;
+                                         },
+                                     .over =
+                                         [weak](const std::string& why) {
+                                             if (const auto self = weak.lock()) {
+                                                 self->session_over(why);
+                                             }
+                                         }});
         session->start(backend->greeting());
     }
 
@@ -200,7 +203,9 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
             owner->show_reply(raw, mine.out_of_band);
         }
         if (waiting && !in_band_busy()) {
-            to_qemu(*std::exchange(waiting, std::nullopt));
+            Waiting next = std::move(*waiting);
+            waiting.reset();
+            to_qemu(std::move(next));
         }
         if (session) {
             session->told_room();

@@ -219,7 +219,7 @@ void QmpSession::run(Item item) {
         return;
     }
     if (auto command = read_command(item.message); command) {
-        run_command(std::move(item), std::move(*command));
+        run_command(std::move(item), *command);
         return;
     }
     const bool out_of_band = wants_out_of_band(item.message);
@@ -242,7 +242,7 @@ QmpResult QmpSession::negotiate(const json& arguments) {
     return json::object();
 }
 
-void QmpSession::run_command(Item item, Command command) {
+void QmpSession::run_command(Item item, const Command& command) {
     if (command.name == "qmp_capabilities" && !command.out_of_band) {
         answer(negotiate(command.arguments), item.id.get());
         item_done();
@@ -250,25 +250,25 @@ void QmpSession::run_command(Item item, Command command) {
         answer(std::unexpected{command_not_found("Expecting capabilities negotiation with 'qmp_capabilities'")}, item.id.get());
         item_done();
     } else if (MigrationCommands::knows(command.name, command.out_of_band)) {
-        intercept(std::move(item), std::move(command));
+        intercept(std::move(item), command);
     } else {
         forward(std::move(item), command.out_of_band);
     }
 }
 
-void QmpSession::intercept(Item item, Command command) {
+void QmpSession::intercept(Item item, const Command& command) {
     struct Pending {
         Item item;
         bool out_of_band = false;
         bool done = false;
     };
-    const auto pending = std::make_shared<Pending>(Pending{std::move(item), command.out_of_band});
+    const auto pending = std::make_shared<Pending>(Pending{.item = std::move(item), .out_of_band = command.out_of_band});
     const std::weak_ptr<QmpSession> self = weak_from_this();
     if (command.out_of_band) {
         ++out_of_band_open_;
     }
     const auto once = [self, pending]() -> std::shared_ptr<QmpSession> {
-        const auto alive = self.lock();
+        auto alive = self.lock();
         if (!alive || alive->closed_ || std::exchange(pending->done, true)) {
             return nullptr;
         }

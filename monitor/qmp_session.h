@@ -69,8 +69,8 @@ private:
     void pump_later();
     bool take_next();
     void run(Item item);
-    void run_command(Item item, Command command);
-    void intercept(Item item, Command command);
+    void run_command(Item item, const Command& command);
+    void intercept(Item item, const Command& command);
     void forward(Item item, bool out_of_band);
     QmpResult negotiate(const nlohmann::json& arguments);
     void answer(const QmpResult& result, const nlohmann::json* id);

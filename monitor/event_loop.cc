@@ -54,8 +54,7 @@ Result<Watch> Watch::open(asio::io_context& io, int fd) {
     }
     auto implementation = std::make_shared<Implementation>(io);
     boost::system::error_code error;
-    implementation->descriptor.assign(fd, error);
-    if (error) {
+    if (implementation->descriptor.assign(fd, error)) {
         return std::unexpected{errno_error(error.value(), "wait for", "descriptor " + std::to_string(fd))};
     }
     return Watch{std::move(implementation)};

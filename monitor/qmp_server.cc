@@ -34,6 +34,12 @@ bool is_migration_event(std::string_view name) {
 } // namespace
 
 struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> {
+    struct Listener {
+        Fd socket;
+        Watch watch; // of socket, which outlives it
+        bool armed = false;
+    };
+
     struct InFlight {
         std::unique_ptr<json> id; // null: none
         bool out_of_band = false;
@@ -78,20 +84,27 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
     }
 
     void wait_for_client() {
-        if (!gone && listener) {
-            listener->when_readable([weak = weak_from_this()] {
-                if (const auto self = weak.lock()) {
-                    self->accept_client();
+        if (gone) {
+            return;
+        }
+        for (std::size_t i = 0; i < listeners.size(); ++i) {
+            if (std::exchange(listeners[i].armed, true)) {
+                continue;
+            }
+            listeners[i].watch.when_readable([weak = weak_from_this(), i] {
+                if (const auto self = weak.lock(); self && i < self->listeners.size()) {
+                    self->listeners[i].armed = false;
+                    self->accept_client(self->listeners[i]);
                 }
             });
         }
     }
 
-    void accept_client() {
-        if (!listener) {
-            return;
+    void accept_client(Listener& listener) {
+        if (session) {
+            return; // it came by another address while this was on its way; the next waits in the backlog
         }
-        Fd socket{::accept4(endpoint.in.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)};
+        Fd socket{::accept4(listener.socket.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)};
         if (!socket) {
             const int error = errno;
             if (error == EAGAIN || error == EINTR || error == ECONNABORTED) {
@@ -101,7 +114,7 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
             if (error != std::exchange(last_accept_error, error)) {
                 say("accept: " + errno_error(error, "accept4").to_string());
             }
-            listener->later(accept_again, [weak = weak_from_this()] {
+            listener.watch.later(accept_again, [weak = weak_from_this()] {
                 if (const auto self = weak.lock()) {
                     self->wait_for_client();
                 }
@@ -118,6 +131,19 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
             return;
         }
         serve(std::move(*channel));
+    }
+
+    Result<void> listen_on(Fd socket) {
+        auto watch = Watch::open(io, socket.get());
+        if (!watch) {
+            return std::unexpected{std::move(watch).error()};
+        }
+        const int flags = ::fcntl(socket.get(), F_GETFL);
+        if (flags < 0 || ::fcntl(socket.get(), F_SETFL, flags | O_NONBLOCK) != 0) {
+            return std::unexpected{errno_error(errno, "fcntl O_NONBLOCK", endpoint.name)};
+        }
+        listeners.push_back(Listener{.socket = std::move(socket), .watch = std::move(*watch)});
+        return {};
     }
 
     void serve(std::unique_ptr<Channel> channel) {
@@ -220,7 +246,7 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
 
     void qemu_gone() {
         gone = true;
-        listener.reset();
+        listeners.clear();
         if (session) {
             session->finish();
         }
@@ -240,7 +266,7 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
     std::unique_ptr<QmpBackend> backend;
     MigrationCommands& commands;
     Log log;
-    std::optional<Watch> listener;
+    std::vector<Listener> listeners; // all for the same monitor; empty once QEMU is gone
     std::shared_ptr<QmpSession> session;
     std::deque<InFlight> in_flight;
     std::optional<Waiting> waiting; // the present session's in-band command, behind a former one's
@@ -269,14 +295,9 @@ Result<std::unique_ptr<QmpServer>> QmpServer::open(boost::asio::io_context& io, 
                                                    EventSink& sink, Log log) {
     auto made = std::make_shared<Implementation>(io, std::move(endpoint), std::move(backend), commands, std::move(log));
     if (made->endpoint.kind == Endpoint::Kind::listening) {
-        auto listener = Watch::open(io, made->endpoint.in.get());
-        if (!listener) {
-            return std::unexpected{std::move(listener).error()};
-        }
-        made->listener.emplace(std::move(*listener));
-        const int flags = ::fcntl(made->endpoint.in.get(), F_GETFL);
-        if (flags < 0 || ::fcntl(made->endpoint.in.get(), F_SETFL, flags | O_NONBLOCK) != 0) {
-            return std::unexpected{errno_error(errno, "fcntl O_NONBLOCK", made->endpoint.name)};
+        PAGEFERRY_TRY(made->listen_on(std::move(made->endpoint.in)));
+        for (auto& socket : made->endpoint.more) {
+            PAGEFERRY_TRY(made->listen_on(std::move(socket)));
         }
     }
     std::unique_ptr<QmpServer> server{new QmpServer{made}};
@@ -292,7 +313,7 @@ QmpServer::~QmpServer() {
     std::erase(sink_->servers_, this);
     implementation_->gone = true;
     implementation_->closed = nullptr;
-    implementation_->listener.reset();
+    implementation_->listeners.clear();
     implementation_->session.reset();
     implementation_->backend.reset();
 }

@@ -30,9 +30,10 @@ struct Endpoint {
         pair,      // one client on two descriptors: standard input and output
     };
     Kind kind = Kind::listening;
-    Fd in;            // the socket, or what is read
-    Fd out;           // pair only: what is written
-    std::string name; // for logs: "unix:/run/vm.qmp"
+    Fd in;                // the socket, or what is read
+    Fd out;               // pair only: what is written
+    std::vector<Fd> more; // listening only: further sockets for the same clients, where a host name has several addresses
+    std::string name;     // for logs: "unix:/run/vm.qmp"
     bool pretty = false;
 };
 

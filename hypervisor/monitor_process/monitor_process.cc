@@ -109,6 +109,9 @@ Result<void> MonitorProcess::serve(UserMonitor& user) {
         endpoint.in = Fd{std::exchange(user.connected_fd, -1)};
     } else if (user.listen_fd >= 0) {
         endpoint.in = Fd{std::exchange(user.listen_fd, -1)};
+        for (const int number : std::exchange(user.more_listen_fds, {})) {
+            endpoint.more.emplace_back(number);
+        }
     } else {
         endpoint.kind = monitor::Endpoint::Kind::pair;
         endpoint.in = Fd{std::exchange(user.input_fd, -1)};

@@ -20,8 +20,6 @@ namespace {
 // QEMU's own stream is small and local: nothing of the user's limits is meant for it.
 constexpr std::uint64_t unlimited_bandwidth = 1ULL << 40; // bytes per second
 constexpr std::uint64_t stream_downtime_limit = 300;      // ms, QEMU's default
-// For a QEMU that would not count: by then it has long had its lock.
-constexpr std::chrono::seconds save_limit{2};
 
 std::string_view text_at(const json& object, const char* key) {
     if (!object.is_object()) {
@@ -30,11 +28,6 @@ std::string_view text_at(const json& object, const char* key) {
     const auto found = object.find(key);
     return found != object.end() && found->is_string() ? std::string_view{found->get_ref<const std::string&>()}
                                                        : std::string_view{};
-}
-
-std::uint64_t synchronizations(const json& query_migrate) {
-    const auto ram = query_migrate.find("ram");
-    return ram != query_migrate.end() && ram->is_object() ? ram->value("dirty-sync-count", std::uint64_t{0}) : 0;
 }
 } // namespace
 
@@ -117,7 +110,10 @@ void QemuDriver::start_save(std::function<void(Result<Fd>, bool)> done) {
         give_stream(name, std::move(start->theirs), [](const Result<void>&) {}); // where it fails, migrate finds no such name
         active_ = true;
         succeeded_ = false;
-        in_order({capabilities_command({"x-ignore-shared", "pause-before-switchover", "return-path", "events"}),
+        // Without a return path QEMU completes as soon as all of its state is in the stream, and that is what has to be known. No
+        // earlier word of it will do: `device` comes before anything is saved, and while it saves QEMU lets go of its big lock,
+        // so an answer to a command proves nothing. Whether the state arrived and was loaded is our own protocol's to say.
+        in_order({capabilities_command({"x-ignore-shared", "pause-before-switchover", "events"}),
                   Command{.name = "migrate-set-parameters",
                           .arguments = {{"max-bandwidth", unlimited_bandwidth}, {"downtime-limit", stream_downtime_limit}}},
                   Command{.name = "migrate", .arguments = {{"uri", "fd:" + name}}}},
@@ -132,32 +128,11 @@ void QemuDriver::start_save(std::function<void(Result<Fd>, bool)> done) {
 }
 
 void QemuDriver::finish_save(Done done) {
-    saved_ = std::move(done);
-    qmp_.execute("query-migrate", json::object(), [this](const Result<json>& answer) {
-        synchronizations_ = answer ? synchronizations(*answer) : 0;
-        qmp_.execute("migrate-continue", {{"state", "pre-switchover"}}, [this](Result<json> continued) {
-            if (!continued && saved_) {
-                std::exchange(saved_, nullptr)(std::unexpected(std::move(continued.error())));
-            }
-        });
-    });
-}
-
-// QEMU writes all device state under its big lock, and begins by synchronizing its dirty bitmap once more. `device` is said with
-// the lock held by newer QEMUs, but just before it is taken by 7.2: only an answer that counts one more synchronization was given
-// after the lock was free again, with everything in the stream.
-void QemuDriver::wait_saved(std::chrono::steady_clock::time_point until) {
-    qmp_.execute("query-migrate", json::object(), [this, until](const Result<json>& answer) {
-        if (!saved_) {
-            return;
+    saved_ = std::move(done); // called when QEMU says that it has completed
+    qmp_.execute("migrate-continue", {{"state", "pre-switchover"}}, [this](Result<json> answer) {
+        if (!answer && saved_) {
+            std::exchange(saved_, nullptr)(std::unexpected(std::move(answer.error())));
         }
-        if (!answer) {
-            return std::exchange(saved_, nullptr)(std::unexpected(answer.error()));
-        }
-        if (synchronizations(*answer) > synchronizations_ || std::chrono::steady_clock::now() > until) {
-            return std::exchange(saved_, nullptr)({});
-        }
-        wait_saved(until);
     });
 }
 
@@ -173,8 +148,6 @@ void QemuDriver::migration_event(const std::string& status) {
     }
     if (status == "pre-switchover") {
         handlers_.stopped();
-    } else if (status == "device" && saved_) {
-        wait_saved(std::chrono::steady_clock::now() + save_limit);
     } else if (status == "completed" || status == "failed" || status == "cancelled") {
         active_ = false;
         succeeded_ = status == "completed";
@@ -185,6 +158,9 @@ void QemuDriver::migration_event(const std::string& status) {
                 std::exchange(saved_, nullptr)(std::unexpected(error));
             }
             handlers_.failed(error);
+        }
+        if (saved_) {
+            std::exchange(saved_, nullptr)({});
         }
         handlers_.ended();
         if (restored_) {
@@ -198,23 +174,31 @@ void QemuDriver::restore(bool was_running, Done done) {
         if (!ended) {
             return done(ended);
         }
-        qmp_.execute("query-status", json::object(), [this, was_running, done](Result<json> answer) {
-            if (!answer) {
-                return done(std::unexpected(std::move(answer.error())));
-            }
-            const auto status = text_at(*answer, "status");
-            // Only what a migration leaves behind is undone; a guest that stands still for another reason stays so.
-            if (was_running && (status == "finish-migrate" || status == "postmigrate")) {
-                return run(done);
-            }
-            done({});
-        });
+        resume_stopped(was_running, done);
     };
     if (!active_) {
         return resume({});
     }
     restored_ = std::move(resume);
     qmp_.execute("migrate_cancel", json::object(), [](const Result<json>&) {}); // its end comes as an event
+}
+
+void QemuDriver::resume_stopped(bool was_running, const Done& done) {
+    qmp_.execute("query-status", json::object(), [this, was_running, done](Result<json> answer) {
+        if (!answer) {
+            return done(std::unexpected(std::move(answer.error())));
+        }
+        const auto status = text_at(*answer, "status");
+        // It has said `completed` and is about to be postmigrate; before that it refuses `cont`.
+        if (status == "finish-migrate" && succeeded_) {
+            return resume_stopped(was_running, done);
+        }
+        // Only what a migration leaves behind is undone; a guest that stands still for another reason stays so.
+        if (was_running && (status == "finish-migrate" || status == "postmigrate")) {
+            return run(done);
+        }
+        done({});
+    });
 }
 
 void QemuDriver::start_load(const monitor::Parameters& parameters, std::function<void(Result<Fd>)> done) {

@@ -1,7 +1,7 @@
 // What Pageferry does to QEMU itself, on the private monitor: QEMU's own migration of all that is not guest RAM, over a local
 // socket, and the guest's run state around it.
 //
-// QEMU's own migration runs with x-ignore-shared, pause-before-switchover and return-path; its MIGRATION events end here.
+// QEMU's own migration runs with x-ignore-shared and pause-before-switchover; its MIGRATION events end here.
 // Threads: the monitor process's one thread. A Done is called once, later, never inside the call.
 #pragma once
 
@@ -11,8 +11,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include <chrono>
-#include <cstdint>
 #include <functional>
 #include <string>
 
@@ -69,14 +67,13 @@ private:
     void with_listed_capabilities(Done done);
     Result<std::pair<Fd, Fd>> stream_pair();
     void migration_event(const std::string& status);
-    void wait_saved(std::chrono::steady_clock::time_point until);
+    void resume_stopped(bool was_running, const Done& done);
 
     monitor::QmpBackend& qmp_;
     Handlers handlers_;
-    nlohmann::json listed_;              // QEMU's answer to query-migrate-capabilities
-    Done saved_;                         // finish_save under way
-    std::uint64_t synchronizations_ = 0; // of QEMU's dirty bitmap, before it
-    Done restored_;                      // restore under way: waits for the end of QEMU's migration
+    nlohmann::json listed_; // QEMU's answer to query-migrate-capabilities
+    Done saved_;            // finish_save under way
+    Done restored_;         // restore under way: waits for the end of QEMU's migration
     unsigned streams_ = 0;
     bool active_ = false;
     bool loading_ = false;

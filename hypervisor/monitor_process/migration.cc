@@ -72,6 +72,9 @@ void Migration::migrate(const monitor::MigrateRequest& request, monitor::Reply r
     if (preparing_) {
         return reply(std::unexpected(not_now("There's a migration process in progress")));
     }
+    if (request.resume) {
+        return resume(request.uris.front(), std::move(reply));
+    }
     if (!config_.untracked_writers.empty()) {
         std::string names;
         for (const auto& writer : config_.untracked_writers) {

@@ -248,8 +248,11 @@ void QemuDriver::run(Done done) {
 }
 
 void QemuDriver::fail_incoming() {
+    if (loading_ && active_) {
+        return; // its stream ends with the mover: QEMU sees that itself
+    }
     if (loading_) {
-        return; // its stream has ended with the mover: QEMU sees that itself
+        return in_order({Command{.name = "quit"}}, [](const Result<void>&) {}); // it has loaded everything and sees no error
     }
     auto ends = stream_pair();
     if (!ends) {

@@ -153,8 +153,6 @@ void Migration::mover_request(std::uint64_t id, const LinkMessage& message) {
         });
     } else if (what == request::finish_device_save && source && now == Status::device) {
         qemu_.finish_save([this, id](const Result<void>& saved) { answer(id, saved); });
-    } else if (what == request::device_saved && source && now == Status::device) {
-        qemu_.wait_for_lock([this, id](const Result<void>& done) { answer(id, done); });
     } else if (what == request::commit && source && now == Status::device) {
         commit(id);
     } else if (what == request::start_device_load && !source && now == Status::active) {

@@ -15,7 +15,6 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
-#include <optional>
 
 namespace pageferry::tcp {
 
@@ -60,7 +59,7 @@ struct LookUp {
     const transport::Uri uri;
     Fd done; // an event: raised when the result is there
     std::mutex mutex;
-    std::optional<Outcome<std::vector<Endpoint>>> result; // under mutex
+    Outcome<std::vector<Endpoint>> result; // under mutex; there when done is raised
 };
 
 Outcome<std::vector<Endpoint>> look_up(const transport::Uri& uri, Purpose purpose, int flags) {
@@ -174,7 +173,7 @@ Outcome<std::vector<Endpoint>> resolve(const transport::Uri& uri, Purpose purpos
     const Wait waited = wait_for(work->done.get(), POLLIN, deadline, cancel);
     if (waited == Wait::ready) {
         thread->join();
-        return std::move(work->result).value();
+        return std::move(work->result);
     }
     thread->detach(); // it owns what it touches
     if (waited == Wait::cancelled) {

@@ -87,7 +87,7 @@ Outcome<void> Connection::connect(const Deadline& deadline, pf_progress progress
         if (ending_.over()) {
             return std::unexpected{ending_.why()};
         }
-        if (state_ != State::idle) {
+        if (state_ != State::idle || !uri_) {
             return failed(make_error(ErrorCode::state, "connect", uri_ ? uri_->to_string() : name_, "it was connected already"));
         }
         state_ = State::connecting;
@@ -97,7 +97,7 @@ Outcome<void> Connection::connect(const Deadline& deadline, pf_progress progress
             progress(context, phase, detail.c_str());
         }
     };
-    auto lanes = dial(uri_.value(), options_, deadline, ending_.event(), tell);
+    auto lanes = dial(*uri_, options_, deadline, ending_.event(), tell);
     if (!lanes) {
         ending_.record(lanes.error());
         return std::unexpected{std::move(lanes.error())};

@@ -71,34 +71,28 @@ class Event:
 
 
 class Qmp:
-    """A QMP client. Any thread may execute(); a thread of its own reads, so that events carry the time they came."""
+    """A QMP client. Any thread may execute(); a thread of its own reads, so that events carry the time they came.
 
-    def __init__(self, path, timeout=PATIENCE, alive=lambda: True):
-        self._socket = socket.socket(socket.AF_UNIX)
-        end = time.monotonic() + timeout
-        while True:
-            try:
-                self._socket.connect(path)
-                break
-            except OSError as error:
-                if not alive() or time.monotonic() > end:
-                    self._socket.close()
-                    raise Timeout(f"no monitor at {path}: {error}") from error
-                time.sleep(0.01)
+    address: the path of a Unix socket, (host, port), or a connected socket, which is closed with this object. With out_of_band the
+    client may ask(..., out_of_band=True). `conversation` is all that came, in its order: ("event", Event) and ("reply", id).
+    """
+
+    def __init__(self, address, timeout=PATIENCE, alive=lambda: True, out_of_band=False):
+        self._socket = _connected(address, time.monotonic() + timeout, alive)
         self._socket.settimeout(timeout)
         self._lines = self._socket.makefile("r", encoding="utf-8")
         try:
             self.greeting = json.loads(self._lines.readline() or "null")
         except OSError as error:
             self._socket.close()
-            raise Timeout(f"no greeting from {path}: {error}") from error
+            raise Timeout(f"no greeting from {address}: {error}") from error
         self._socket.settimeout(None)
         self._condition = threading.Condition()
         self._replies, self._next_id, self._closed = {}, 0, False
-        self.events = []
+        self.events, self.conversation = [], []
         self._reader = threading.Thread(target=self._read, name="qmp-reader", daemon=True)
         self._reader.start()
-        self.execute("qmp_capabilities", timeout=timeout)
+        self.execute("qmp_capabilities", timeout=timeout, **({"enable": ["oob"]} if out_of_band else {}))
 
     def _read(self):
         try:
@@ -107,8 +101,10 @@ class Qmp:
                 with self._condition:
                     if "event" in message:
                         self.events.append(Event(message["event"], message.get("data", {}), time.monotonic()))
+                        self.conversation.append(("event", self.events[-1]))
                     else:
                         self._replies[message.get("id")] = message
+                        self.conversation.append(("reply", message.get("id")))
                     self._condition.notify_all()
         except (OSError, ValueError):
             pass
@@ -116,14 +112,17 @@ class Qmp:
             self._closed = True
             self._condition.notify_all()
 
-    def ask(self, command, arguments=None, timeout=PATIENCE):
-        """The whole reply, an error among them. QmpClosed, Timeout."""
+    def ask(self, command, arguments=None, timeout=PATIENCE, fds=(), out_of_band=False):
+        """The whole reply, an error among them; fds go along with the command. QmpClosed, Timeout."""
         with self._condition:
             self._next_id += 1
             number = self._next_id
-        request = {"execute": command, "id": number, **({"arguments": arguments} if arguments else {})}
+        request = {"exec-oob" if out_of_band else "execute": command, "id": number, **({"arguments": arguments} if arguments else {})}
+        line = (json.dumps(request) + "\n").encode()
         try:
-            self._socket.sendall((json.dumps(request) + "\n").encode())
+            if fds:
+                line = line[socket.send_fds(self._socket, [line], fds):]
+            self._socket.sendall(line)
         except OSError as error:
             raise QmpClosed(f"{command}: {error}") from error
         with self._condition:
@@ -162,6 +161,26 @@ class Qmp:
             pass
         self._reader.join()
         self._socket.close()
+
+
+def _connected(address, end, alive):
+    """A socket connected there; tried again until `end`, for the monitor may not listen yet."""
+    if isinstance(address, socket.socket):
+        return address
+    unix = isinstance(address, str)
+    while True:
+        connection = socket.socket(socket.AF_UNIX) if unix else None
+        try:
+            if not unix:
+                return socket.create_connection(address, timeout=max(end - time.monotonic(), 0.01))
+            connection.connect(address)
+            return connection
+        except OSError as error:
+            if connection:
+                connection.close()
+            if not alive() or time.monotonic() > end:
+                raise Timeout(f"no monitor at {address}: {error}") from error
+            time.sleep(0.01)
 
 
 class Workspace:
@@ -225,9 +244,13 @@ def _die_with_parent():
 
 
 class Vm:
-    """One QEMU. NAME.qmp is the monitor driven here, NAME.cli.qmp a second one, for another client."""
+    """One QEMU. NAME.qmp is the monitor driven here, NAME.cli.qmp a second one, for another client.
 
-    def __init__(self, work, name, launch=None, memory=128, boot_sector=None, incoming=False, extra=(), machine="pc"):
+    incoming: True for `-incoming defer`, or what is to stand there. stdio: a socket or file as QEMU's standard input and output. pass_fds:
+    descriptors it inherits, under their own numbers.
+    """
+
+    def __init__(self, work, name, launch=None, memory=128, boot_sector=None, incoming=False, extra=(), machine="pc", stdio=None, pass_fds=()):
         launch = launch or Launch()
         self.work, self.name, self.boot_sector = work, name, boot_sector
         self.qmp_path, self.cli_path = work.file(f"{name}.qmp"), work.file(f"{name}.cli.qmp")
@@ -236,13 +259,18 @@ class Vm:
                         "-display", "none", "-serial", f"file:{self.serial_path}",
                         "-qmp", f"unix:{self.qmp_path},server=on,wait=off", "-qmp", f"unix:{self.cli_path},server=on,wait=off"]
         if boot_sector:
-            self.command += ["-drive", f"file={boot_sector},format=raw,if=ide,file.locking=off"]
+            drive = f"file={boot_sector},format=raw,file.locking=off"
+            if machine.startswith("q35"):  # its own AHCI does not boot a disk of one sector
+                self.command += ["-drive", f"{drive},if=none,id=boot", "-device", "piix3-ide,id=ide", "-device", "ide-hd,drive=boot,bus=ide.0"]
+            else:
+                self.command += ["-drive", f"{drive},if=ide"]
         if incoming:
-            self.command += ["-incoming", "defer"]
+            self.command += ["-incoming", incoming if isinstance(incoming, str) else "defer"]
         self.command += extra
         with open(self.error_path, "ab") as errors:
-            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
-                                            env={**work.environment(), **launch.environment}, preexec_fn=_die_with_parent)
+            self.process = subprocess.Popen(self.command, stdin=stdio or subprocess.DEVNULL, stdout=stdio or errors, stderr=errors,
+                                            pass_fds=pass_fds, env={**work.environment(), **launch.environment},
+                                            preexec_fn=_die_with_parent)
         try:
             self.qmp = Qmp(self.qmp_path, alive=lambda: self.process.poll() is None)
         except (Timeout, QmpClosed, QmpError, ValueError) as error:

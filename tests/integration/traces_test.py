@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""The events of both sides and the answers to every migration command, compared with what QEMU 11.1 said.
+
+Events and answers come by chance between each other, so each is compared in its own order.
+"""
+import json
+import os
+
+from under_pageferry import FAST, HERE, Case, QmpClosed, main, program, wait_until
+
+with open(os.path.join(HERE, "..", "data", "qemu-11.1-traces.json"), encoding="utf-8") as file:
+    GOLDEN = json.load(file)
+
+
+class Side:
+    """A guest, and the answers it gave."""
+
+    def __init__(self, vm):
+        self.vm, self.answers = vm, []
+        vm.set_parameters(downtime_limit=FAST["downtime-limit"])
+
+    def command(self, name, **arguments):
+        reply = self.vm.qmp.ask(name, {key.replace("_", "-"): value for key, value in arguments.items()})
+        self.answers.append({"command": name, **{key: reply[key] for key in ("return", "error") if key in reply}})
+
+    def events(self):
+        try:
+            self.vm.migration()  # what happened before is on the wire before the answer
+        except QmpClosed:
+            wait_until(lambda: self.vm.qmp.closed, "the monitor stays")  # a destination whose migration has failed ends
+        return [{"event": e.name, **({"status": e.data["status"]} if e.name == "MIGRATION" else {})}
+                for e in self.vm.qmp.events if e.name in ("MIGRATION", "STOP", "RESUME")]
+
+
+class Scenarios:
+    """Each test ends with its guest stopped: the traces have that STOP."""
+
+    def setUp(self):
+        super().setUp()
+        image = program("guest/guest_writer.img")  # 99 MiB, as the traces' guest
+        self.source = Side(self.started("src", memory=128, image=image))
+        self.destination = Side(self.start("dst", memory=128, image=image, incoming=True))
+
+    def begin_trace(self):
+        uri = self.uri()
+        self.destination.command("migrate-incoming", uri=uri)
+        self.source.command("migrate", uri=uri)
+
+    def arrive(self):
+        self.source.vm.wait_status("completed")
+        self.destination.vm.wait_status("completed")
+        self.destination.vm.wait_running()
+        self.assertIsNone(self.destination.vm.writer_problem())
+        self.destination.vm.qmp.wait_event("STOP")
+
+    def compare(self, name):
+        for side, recorded in ((self.source, GOLDEN[name]["src"]), (self.destination, GOLDEN[name]["dst"])):
+            with self.subTest(side=side.vm.name):
+                events, expected = side.events(), [e for e in recorded if "event" in e]
+                if side.vm.process.poll() is not None:
+                    # A destination that has failed ends, and the recorder has not read what it said last.
+                    self.assertEqual(events[len(expected):], [{"event": "MIGRATION", "status": status} for status in ("active", "failed")])
+                    events = events[:len(expected)]
+                self.assertEqual(events, expected)
+                self.assertEqual(side.answers, [{k: v for k, v in e.items() if k != "arguments"} for e in recorded if "command" in e])
+
+    def test_precopy(self):
+        self.begin_trace()
+        self.arrive()
+        self.compare("precopy")
+
+    def test_precopy_dead_port(self):
+        self.source.command("migrate", uri=self.dead_uri())
+        self.source.vm.wait_status("failed")
+        self.begin_trace()
+        self.arrive()
+        self.compare("precopy_dead_port")
+
+    def test_precopy_cancel(self):
+        self.source.vm.set_parameters(downtime_limit=300, max_bandwidth=20 << 20)
+        self.begin_trace()
+        self.source.vm.wait_status("active")
+        self.source.command("migrate_cancel")
+        self.source.vm.wait_status("cancelled")
+        wait_until(lambda: self.destination.vm.process.poll() is not None, "the destination goes on")
+        self.source.vm.wait_writing()
+        self.assertIsNone(self.source.vm.writer_problem())
+        self.source.vm.qmp.wait_event("STOP")
+        self.compare("precopy_cancel")
+
+    def test_pre_switchover(self):
+        for side in (self.source, self.destination):
+            side.vm.set_capabilities(pause_before_switchover=True)
+        self.begin_trace()
+        self.source.vm.wait_status("pre-switchover")
+        self.source.command("migrate-continue", state="pre-switchover")
+        self.arrive()
+        self.compare("pre_switchover")
+
+    def test_refusals_idle(self):
+        for name, arguments in (("migrate-pause", {}), ("migrate-start-postcopy", {}), ("migrate-continue", {"state": "pre-switchover"}),
+                                ("migrate_cancel", {}), ("migrate", {"uri": self.dead_uri(), "resume": True}),
+                                ("migrate-recover", {"uri": self.uri()}), ("migrate", {"uri": "bogus:1"}), ("migrate", {})):
+            self.source.command(name, **arguments)
+        self.destination.command("migrate-recover", uri=self.uri())
+        self.destination.command("migrate-pause")
+        self.compare("refusals_idle")
+
+
+class Tcp(Scenarios, Case):
+    def dead_uri(self):
+        return "tcp:127.0.0.1:1"
+
+
+class Unix(Scenarios, Case):
+    def uri(self):
+        return "unix:" + self.work.file("migration")
+
+    def dead_uri(self):
+        return "unix:" + self.work.file("nobody")
+
+
+if __name__ == "__main__":
+    main()

@@ -91,13 +91,8 @@ Result<void> Destination::run() {
     return {};
 }
 
-Error Destination::cause(Error seen) const {
-    if (inbox_) {
-        if (auto first = inbox_->error()) {
-            return *first;
-        }
-    }
-    return seen;
+Error Destination::cause(Error seen) {
+    return inbox_ ? inbox_->cause_of(std::move(seen)) : seen;
 }
 
 void Destination::fail(const Error& error) {

@@ -89,7 +89,7 @@ private:
     Result<void> run_guest(bool running);
     Result<void> say_running();
     void fail(const Error& error);
-    [[nodiscard]] Error cause(Error seen) const;
+    [[nodiscard]] Error cause(Error seen);
 
     DestinationConfig config_;
     DestinationGuest& guest_;

@@ -2,10 +2,13 @@
 
 #include <pthread.h>
 
+#include <utility>
+
 namespace pageferry::engine {
 
 namespace {
 constexpr std::chrono::milliseconds receive_wait{100};
+constexpr std::chrono::milliseconds last_word_wait{2000};
 } // namespace
 
 Inbox::Inbox(transport::Connection& connection, transport::session::Channel& channel, Handler handler)
@@ -71,6 +74,14 @@ Result<std::optional<transport::session::Message>> Inbox::wait(std::chrono::mill
 std::optional<Error> Inbox::error() const {
     const std::lock_guard lock{mutex_};
     return error_;
+}
+
+Error Inbox::cause_of(Error seen) {
+    std::unique_lock lock{mutex_};
+    if (seen.code == ErrorCode::closed) {
+        changed_.wait_for(lock, last_word_wait, [this] { return error_.has_value(); });
+    }
+    return error_ ? *error_ : seen;
 }
 
 void Inbox::expect_end() {

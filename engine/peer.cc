@@ -1,6 +1,7 @@
 #include "engine/peer.h"
 
 #include <tuple>
+#include <utility>
 
 namespace pageferry::engine {
 
@@ -76,16 +77,11 @@ void Peer::cancel(const std::string& text) {
     }
 }
 
-Error Peer::cause(Error seen) const {
+Error Peer::cause(Error seen) {
     if (cancelled_) {
         return make_error(ErrorCode::cancelled, "migrate", config_.uri, "cancelled");
     }
-    if (inbox_) {
-        if (auto first = inbox_->error()) {
-            return *first;
-        }
-    }
-    return seen;
+    return inbox_ ? inbox_->cause_of(std::move(seen)) : seen;
 }
 
 } // namespace pageferry::engine

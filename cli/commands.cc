@@ -53,7 +53,7 @@ Result<Session> open(const MonitorOptions& options) {
     if (!client) {
         return std::unexpected(std::move(client.error()));
     }
-    return Session{std::move(*signals), std::move(*client)};
+    return Session{.signals = std::move(*signals), .client = std::move(*client)};
 }
 
 ExitCode follow_to_end(Session& session, const MonitorOptions& options, const FollowOptions& how) {

@@ -25,16 +25,16 @@ struct ExitCodeText {
 };
 
 inline constexpr std::array<ExitCodeText, 9> exit_code_texts{{
-    {exit_ok, "what was asked for is done"},
-    {exit_failed,
-     "the migration failed, or the monitor refused to start it; until the switchover the guest runs on at the source"},
-    {exit_usage, "the command line is wrong; nothing was sent"},
-    {exit_unreachable, "the monitor cannot be reached, went away, or does not answer"},
-    {exit_cancelled, "the migration was cancelled; the guest runs on at the source"},
-    {exit_timeout, "--timeout passed; the migration was cancelled"},
-    {exit_paused, "a postcopy migration lost its connection (postcopy-paused) and waits for recovery"},
-    {exit_refused, "the monitor refused a capability, a parameter or a command; the migration is as it was"},
-    {exit_left, "left on a second Ctrl-C (watch: on the first) before the migration had ended"},
+    {.code = exit_ok, .text = "what was asked for is done"},
+    {.code = exit_failed,
+     .text = "the migration failed, or the monitor refused to start it; until the switchover the guest runs on at the source"},
+    {.code = exit_usage, .text = "the command line is wrong; nothing was sent"},
+    {.code = exit_unreachable, .text = "the monitor cannot be reached, went away, or does not answer"},
+    {.code = exit_cancelled, .text = "the migration was cancelled; the guest runs on at the source"},
+    {.code = exit_timeout, .text = "--timeout passed; the migration was cancelled"},
+    {.code = exit_paused, .text = "a postcopy migration lost its connection (postcopy-paused) and waits for recovery"},
+    {.code = exit_refused, .text = "the monitor refused a capability, a parameter or a command; the migration is as it was"},
+    {.code = exit_left, .text = "left on a second Ctrl-C (watch: on the first) before the migration had ended"},
 }};
 
 } // namespace pageferry::cli

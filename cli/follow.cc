@@ -71,10 +71,11 @@ Result<void> Follower::take_events() {
         if (!event) {
             return std::unexpected(std::move(event.error()));
         }
-        if (!*event) {
+        const std::optional<monitor::QmpEvent>& next = *event;
+        if (!next) {
             return {};
         }
-        const auto& [name, data, time] = **event;
+        const auto& [name, data, time] = *next;
         if (name == "MIGRATION" && data.is_object() && data.contains("status") && data["status"].is_string()) {
             enter(data["status"].get<std::string>(), time);
             unannounced_since_.reset();

@@ -21,7 +21,7 @@ using namespace pageferry::cli;
 std::string exit_codes_help() {
     std::string text = "Exit codes:\n";
     for (const auto& [code, meaning] : exit_code_texts) {
-        std::string number = std::to_string(code);
+        const std::string number = std::to_string(code);
         text += "  " + std::string(number.size() < 3 ? 3 - number.size() : 0, ' ') + number + "  " + meaning + "\n";
     }
     return text;

@@ -21,7 +21,7 @@ std::optional<double> percent_done(const Snapshot& snapshot) {
 }
 
 std::optional<std::chrono::milliseconds> time_left(std::uint64_t remaining, double rate, double dirty_rate) {
-    const double left = static_cast<double>(remaining);
+    const auto left = static_cast<double>(remaining);
     if (left <= 0) {
         return std::chrono::milliseconds{0};
     }

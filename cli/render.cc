@@ -62,30 +62,30 @@ std::string printable(std::string_view text) {
 
 std::string render_live_line(const ProgressView& view, std::size_t width) {
     const Snapshot& now = view.snapshot;
-    std::vector<Part> parts{{0, printable(now.status)}};
+    std::vector<Part> parts{{.rank = 0, .text = printable(now.status)}};
     if (view.percent) {
-        parts.push_back({4, bar(*view.percent)});
-        parts.push_back({0, percent_text(*view.percent)});
+        parts.push_back({.rank = 4, .text = bar(*view.percent)});
+        parts.push_back({.rank = 0, .text = percent_text(*view.percent)});
     }
     if (now.remaining) {
-        parts.push_back({3, format_size(*now.remaining) + " left"});
+        parts.push_back({.rank = 3, .text = format_size(*now.remaining) + " left"});
     }
     if (view.rate) {
-        parts.push_back({1, format_rate(*view.rate)});
+        parts.push_back({.rank = 1, .text = format_rate(*view.rate)});
     }
     if (now.dirty_rate) {
-        parts.push_back({5, "dirty " + format_rate(*now.dirty_rate)});
+        parts.push_back({.rank = 5, .text = "dirty " + format_rate(*now.dirty_rate)});
     }
     if (view.eta) {
-        parts.push_back({2, "ETA " + format_duration(*view.eta)});
+        parts.push_back({.rank = 2, .text = "ETA " + format_duration(*view.eta)});
     } else if (!view.converges) {
-        parts.push_back({2, "ETA never at this dirty rate"});
+        parts.push_back({.rank = 2, .text = "ETA never at this dirty rate"});
     }
     if (now.expected_downtime) {
-        parts.push_back({6, "downtime ~" + format_duration(*now.expected_downtime)});
+        parts.push_back({.rank = 6, .text = "downtime ~" + format_duration(*now.expected_downtime)});
     }
     if (view.lanes) {
-        parts.push_back({7, std::to_string(*view.lanes) + (*view.lanes == 1 ? " lane" : " lanes")});
+        parts.push_back({.rank = 7, .text = std::to_string(*view.lanes) + (*view.lanes == 1 ? " lane" : " lanes")});
     }
     std::string line;
     for (int rank = 7; rank >= 0; --rank) {

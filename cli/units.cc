@@ -55,7 +55,8 @@ Result<std::uint64_t> parse_size(std::string_view text) {
         const char first = static_cast<char>(unit[0] >= 'a' && unit[0] <= 'z' ? unit[0] - 'a' + 'A' : unit[0]);
         const std::size_t place = prefixes.find(first);
         const std::string_view rest = unit.substr(1);
-        if (place == std::string_view::npos || !(rest.empty() || (place > 0 && (rest == "iB" || rest == "B" || rest == "i")))) {
+        const bool known_rest = rest.empty() || (place > 0 && (rest == "iB" || rest == "B" || rest == "i"));
+        if (place == std::string_view::npos || !known_rest) {
             return bad();
         }
         power = static_cast<int>(place);
@@ -79,7 +80,7 @@ Result<std::uint64_t> parse_size(std::string_view text) {
 
 std::string format_size(std::uint64_t bytes) {
     constexpr std::array<const char*, 7> units{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-    double value = static_cast<double>(bytes);
+    auto value = static_cast<double>(bytes);
     std::size_t unit = 0;
     while (value >= 999.5 && unit + 1 < units.size() && (unit > 0 || bytes >= 1024)) {
         value /= 1024;

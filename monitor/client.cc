@@ -125,7 +125,7 @@ Result<QmpAddress> parse_qmp_address(std::string_view text) {
         }
         return QmpAddress{.path = std::string{path}, .host = {}, .port = {}};
     }
-    std::string_view rest = text.substr(4);
+    const std::string_view rest = text.substr(4);
     const std::size_t colon = rest.rfind(':');
     if (colon == std::string_view::npos || colon + 1 == rest.size()) {
         return bad("The port is missing");
@@ -326,16 +326,13 @@ Result<json> QmpClient::read_message(std::string_view operation, Deadline deadli
         const ssize_t got = ::recv(socket_.get(), bytes.data(), bytes.size(), 0);
         if (got > 0) {
             unread_.append(bytes.data(), static_cast<std::size_t>(got));
-        } else if (got == 0) {
+        } else if (got == 0 || errno == ECONNRESET) {
             return std::unexpected(
                 error(ErrorCode::closed, operation, "The monitor closed the connection", "see whether QEMU still runs"));
         } else if (errno == EAGAIN) {
             if (auto ready = wait(POLLIN, operation, deadline); !ready) {
                 return std::unexpected(std::move(ready.error()));
             }
-        } else if (errno == ECONNRESET) {
-            return std::unexpected(
-                error(ErrorCode::closed, operation, "The monitor closed the connection", "see whether QEMU still runs"));
         } else if (errno != EINTR) {
             return std::unexpected(errno_error(errno, std::string{operation}, address_));
         }

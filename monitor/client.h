@@ -64,7 +64,7 @@ private:
     QmpClient(Fd socket, std::string address) : socket_(std::move(socket)), address_(std::move(address)) {}
 
     [[nodiscard]] Error error(ErrorCode code, std::string_view operation, std::string reason, std::string remedy = {}) const;
-    Result<void> wait(short events, std::string_view operation, Deadline deadline) const;
+    [[nodiscard]] Result<void> wait(short events, std::string_view operation, Deadline deadline) const;
     Result<void> send(std::string_view text, std::string_view operation, Deadline deadline);
     Result<nlohmann::json> read_message(std::string_view operation, Deadline deadline);
     void keep_event(const nlohmann::json& message);

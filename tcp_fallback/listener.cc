@@ -198,7 +198,8 @@ std::unique_ptr<Connection> Listener::hear(Caller& caller) {
         turn_away(std::move(caller.socket), caller.name, std::move(joined.error()), true);
         return nullptr;
     }
-    return *joined ? welcome(std::move(**joined)) : nullptr;
+    std::optional<LaneSet>& whole = *joined;
+    return whole ? welcome(std::move(*whole)) : nullptr;
 }
 
 std::unique_ptr<Connection> Listener::welcome(LaneSet lanes) {

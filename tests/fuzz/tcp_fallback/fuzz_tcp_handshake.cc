@@ -46,7 +46,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     if (in.size() >= greeting_bytes) {
         if (const auto greeting = decode_greeting(in.first(greeting_bytes))) {
-            (void)choose_version(*greeting);
+            const auto version = choose_version(*greeting);
+            check(!version || (*version >= greeting->lowest && *version <= greeting->highest));
         }
     }
     if (in.size() >= verdict_bytes) {

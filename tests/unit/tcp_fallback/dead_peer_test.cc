@@ -57,7 +57,7 @@ protected:
 };
 
 TEST_F(DeadPeer, IsFoundWhileNothingIsSent) {
-    Pair pair{"tcp:127.0.0.1:0", impatient()};
+    const Pair pair{"tcp:127.0.0.1:0", impatient()};
     ASSERT_TRUE(set_loopback(false));
     expect_silence(pair.caller);
     expect_silence(pair.callee);

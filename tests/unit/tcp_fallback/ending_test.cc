@@ -164,7 +164,8 @@ protected:
         id.fill(1);
         std::size_t number = 0;
         for (const LaneKind kind : {LaneKind::control, LaneKind::bulk, LaneKind::urgent}) {
-            Preamble preamble{.version = 1, .kind = kind, .index = 0, .lanes = 1, .connection = id, .session = {}, .epoch = 0};
+            const Preamble preamble{
+                .version = 1, .kind = kind, .index = 0, .lanes = 1, .connection = id, .session = {}, .epoch = 0};
             std::array<std::byte, preamble_bytes> bytes{};
             encode_preamble(preamble, bytes);
             lanes[number++].say(bytes);
@@ -182,7 +183,7 @@ protected:
         EXPECT_EQ(api().receive(callee.get, buffer.data(), buffer.size(), &length, generous_ms, &problem), status)
             << problem.text();
         EXPECT_EQ(problem.lane, lane);
-        EXPECT_EQ(memory, std::vector<std::byte>(4096 * 4));
+        EXPECT_EQ(memory, std::vector<std::byte>(16384));
     }
     static std::array<std::byte, frame_bytes> frame(FrameType type, std::uint32_t count, std::uint64_t number, Piece piece) {
         std::array<std::byte, frame_bytes> bytes{};
@@ -192,7 +193,7 @@ protected:
 
     Listener listener;
     std::array<RawCaller, 3> lanes{RawCaller{listener.port()}, RawCaller{listener.port()}, RawCaller{listener.port()}};
-    std::vector<std::byte> memory = std::vector<std::byte>(4096 * 4); // outlives the connection
+    std::vector<std::byte> memory = std::vector<std::byte>(16384); // outlives the connection
     End callee;
 };
 
@@ -206,7 +207,7 @@ TEST_F(RuleBreaker, ABlockThatIsNotThere) {
     expect_end(1, frame(FrameType::data, 1, 0, {.offset = 0, .block = 77, .length = 4096}), PF_INVALID);
 }
 TEST_F(RuleBreaker, BeyondTheBlock) {
-    expect_end(1, frame(FrameType::data, 1, 0, {.offset = 4096 * 3, .block = 0, .length = 8192}), PF_INVALID);
+    expect_end(1, frame(FrameType::data, 1, 0, {.offset = 12288, .block = 0, .length = 8192}), PF_INVALID);
 }
 TEST_F(RuleBreaker, PagesOnTheUrgentLane) {
     expect_end(2, frame(FrameType::data, 1, 0, {.offset = 0, .block = 0, .length = 4096}), PF_PROTOCOL);

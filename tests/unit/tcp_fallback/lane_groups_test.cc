@@ -42,13 +42,16 @@ TEST(LaneGroups, LanesOfOneConnectionMeetInAnyOrder) {
     EXPECT_FALSE(add(groups, lane(LaneKind::control, 0)).value());
     Fd last = some_fd();
     const int number = last.get();
-    const auto set = groups.add(lane(LaneKind::bulk, 0), last, start);
-    ASSERT_TRUE(set && *set);
-    EXPECT_TRUE((*set)->control);
-    EXPECT_TRUE((*set)->urgent);
-    ASSERT_EQ((*set)->bulk.size(), 2U);
-    EXPECT_EQ((*set)->bulk[0].get(), number);
-    EXPECT_EQ((*set)->agreed.epoch, 5U);
+    const std::optional<LaneSet> set = groups.add(lane(LaneKind::bulk, 0), last, start).value();
+    ASSERT_TRUE(set);
+    if (!set) {
+        return; // for the analyser, which does not know ASSERT_TRUE
+    }
+    EXPECT_TRUE(set->control);
+    EXPECT_TRUE(set->urgent);
+    ASSERT_EQ(set->bulk.size(), 2U);
+    EXPECT_EQ(set->bulk[0].get(), number);
+    EXPECT_EQ(set->agreed.epoch, 5U);
     EXPECT_EQ(groups.sockets().size(), 1U);
 }
 
@@ -110,8 +113,7 @@ TEST(LaneGroups, OneLaneThatGoesTakesItsGroupAlong) {
     ASSERT_TRUE(add(groups, lane(LaneKind::bulk, 0)));
     ASSERT_TRUE(add(groups, lane(LaneKind::control, 0, 2)));
     const auto dropped = groups.drop(groups.sockets().front());
-    ASSERT_TRUE(dropped);
-    EXPECT_EQ(dropped->sockets.size(), 2U);
+    EXPECT_EQ(dropped ? dropped->sockets.size() : 0, 2U);
     EXPECT_EQ(groups.sockets().size(), 1U);
     EXPECT_FALSE(groups.drop(-1));
 }

@@ -32,7 +32,7 @@ int listen_status(const std::string& uri, Problem& problem) {
 TEST(Listening, PortZeroBecomesARealOneThatCanBeReached) {
     for (const char* uri : {"tcp:127.0.0.1:0", "tcp::0", "tcp:localhost:0", "tcp:0:0"}) {
         SCOPED_TRACE(uri);
-        Pair pair{uri};
+        const Pair pair{uri};
         EXPECT_NE(pair.listener.port(), 0);
         std::array<char, 200> text{};
         ASSERT_EQ(api().describe(pair.caller.get, text.data(), text.size()), PF_OK);
@@ -70,14 +70,14 @@ TEST(Listening, BadUrisAndAddresses) {
     pf_connection* connection = nullptr;
     const pf_options given = options();
     EXPECT_EQ(api().open("nonsense", &given, &connection, &problem), PF_INVALID);
-    pf_options none = options(0);
+    const pf_options none = options(0);
     EXPECT_EQ(api().open("tcp:127.0.0.1:1", &none, &connection, &problem), PF_INVALID);
 }
 
 TEST(Listening, ASocketFileIsRemovedWithItsListener) {
     const std::string path = some_path("own");
     {
-        Pair pair{"unix:" + path};
+        const Pair pair{"unix:" + path};
         EXPECT_TRUE(std::filesystem::is_socket(path));
         std::array<char, 200> text{};
         ASSERT_EQ(api().describe(pair.callee.get, text.data(), text.size()), PF_OK);

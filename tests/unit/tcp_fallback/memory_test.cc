@@ -9,7 +9,7 @@
 namespace pageferry::tcp {
 namespace {
 
-std::array<std::byte, 4 * 4096> memory;
+std::array<std::byte, 16384> memory;
 
 pf_memory_block block(std::uint32_t number, std::uint32_t access, std::uint64_t length = memory.size()) {
     return {.size = sizeof(pf_memory_block),

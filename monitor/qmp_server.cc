@@ -67,7 +67,8 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
                              std::string_view raw) { with([&](Implementation& self) { self.qemu_event(name, raw); }); },
              .reply = [with](const json& answer,
                              std::string_view raw) { with([&](Implementation& self) { self.qemu_reply(answer, raw); }); },
-             .closed = [with] { with([](Implementation& self) { self.qemu_gone(); }); }});
+             // Whatever else QEMU's end has made ready comes first: it may be an event for this client.
+             .closed = [this, with] { post(io, [with] { with([](Implementation& self) { self.qemu_gone(); }); }); }});
     }
 
     void begin() {

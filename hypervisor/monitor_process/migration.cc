@@ -46,6 +46,9 @@ Migration::Migration(boost::asio::io_context& io, const MonitorConfig& config, s
                                       .failed =
                                           [this](const Error& error) {
                                               tell_mover({{"type", "guest"}, {"what", "failed"}, {"error", to_json(error)}});
+                                              if (machine_->side() == Side::destination) {
+                                                  attempt_failed(error.to_string()); // QEMU ends with it: now or never
+                                              }
                                           }}),
       machine_(std::make_unique<statemachine::Machine>(config.incoming_given ? Side::destination : Side::source, events_)),
       deadline_(io), native_check_(io), incoming_(config.incoming_given && !config.incoming_native),

@@ -248,8 +248,8 @@ void QemuDriver::run(Done done) {
 }
 
 void QemuDriver::fail_incoming() {
-    if (loading_ && active_) {
-        return; // its stream ends with the mover: QEMU sees that itself
+    if (loading_ && (active_ || !succeeded_)) {
+        return; // its stream ends with the mover: QEMU sees that itself, or has seen it
     }
     if (loading_) {
         return in_order({Command{.name = "quit"}}, [](const Result<void>&) {}); // it has loaded everything and sees no error

@@ -95,7 +95,9 @@ class Guest(Vm):
         return [e.data["status"] for e in self.qmp.events[since:] if e.name == "MIGRATION"]
 
     def wait_process_end(self):
+        """And of its monitor: every event has come by then."""
         wait_until(lambda: not self.alive(), f"{self.name}'s QEMU goes on")
+        wait_until(lambda: self.qmp.closed, f"{self.name}'s monitor goes on")
 
     def wait_no_mover(self):
         wait_until(lambda: self.mover() is None, f"{self.name}'s mover goes on")

@@ -408,8 +408,13 @@ Result<void> Destination::load(std::uint64_t device_state_bytes) {
         if (!loaded) {
             return std::unexpected(loaded.error());
         }
-        if (auto lost = inbox_->error()) {
-            return std::unexpected(*lost);
+        // Nothing may come now: more device state after RamFinal would never reach the hypervisor, and both sides would wait.
+        const auto message = inbox_->wait(milliseconds{0});
+        if (!message) {
+            return std::unexpected(message.error());
+        }
+        if (*message) {
+            return std::unexpected(unexpected_message(**message, "load device state"));
         }
         if (*loaded) {
             break;

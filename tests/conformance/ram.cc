@@ -224,7 +224,8 @@ pf_extent extent(const Ram& ram, std::uint64_t offset, std::uint64_t length, std
 
 std::vector<pf_extent> random_extents(std::span<const Ram> rams, std::size_t count, std::uint64_t max, std::uint64_t seed) {
     std::mt19937_64 random{seed};
-    const auto some_length = [&] { return 1 + random() % (max >> (random() % static_cast<unsigned>(std::bit_width(max)))); };
+    const auto halvings = std::max(static_cast<unsigned>(std::bit_width(max)), 1U); // each length class is as likely as the next
+    const auto some_length = [&] { return 1 + random() % std::max(max >> (random() % halvings), std::uint64_t{1}); };
     std::vector<pf_extent> extents;
     for (const Ram& ram : rams) {
         for (std::uint64_t offset = random() % small_page; offset < ram.length();) {

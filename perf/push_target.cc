@@ -111,13 +111,14 @@ Result<void> serve_push(const PushOptions& options) {
     if (!accepted) {
         return std::unexpected(std::move(accepted.error()));
     }
-    if (!*accepted) {
+    std::optional<transport::Connection>& peer = *accepted;
+    if (!peer) {
         return std::unexpected(rejected ? *rejected
                                         : make_error(ErrorCode::timed_out, "accept", options.uri, "Nobody connected",
                                                      "start the pushing side, or give a longer --timeout"));
     }
     // On the heap, so that it can end before the target, whose memory it writes.
-    auto connection = std::make_unique<transport::Connection>(std::move(**accepted));
+    auto connection = std::make_unique<transport::Connection>(std::move(*peer));
     Target target{*connection};
     Result<void> result;
     for (;;) {
@@ -131,10 +132,11 @@ Result<void> serve_push(const PushOptions& options) {
             result = std::unexpected(std::move(reply.error()));
             break;
         }
-        if (!*reply) {
+        const std::optional<json>& message = *reply;
+        if (!message) {
             break;
         }
-        if (auto said = say(*connection, **reply, options.timeout); !said) {
+        if (auto said = say(*connection, *message, options.timeout); !said) {
             result = std::unexpected(std::move(said.error()));
             break;
         }

@@ -22,8 +22,20 @@ std::optional<std::string> network_writer(const Properties& properties) {
     return std::nullopt;
 }
 
+// With direct I/O the kernel pins pages of guest RAM and the disk writes them later, without a page fault: a page that is
+// write-protected and copied in between would be taken for clean.
+bool is_direct(std::string_view key, std::string_view value) {
+    const bool cache = key == "cache" && (value == "none" || value == "directsync");
+    return cache ||
+           ((key == "cache.direct" || key.ends_with(".cache.direct")) && (value == "on" || value == "true" || value == "yes"));
+}
+
 std::optional<std::string> block_writer(const Properties& properties) {
     for (const auto& [key, value] : properties.all()) {
+        if (is_direct(key, value)) {
+            const std::string_view id = properties.has("node-name") ? "node-name" : "id";
+            return with_id("disk with direct I/O; use cache=writeback", properties, id);
+        }
         const bool driver = key == "driver" || key.ends_with(".driver");
         const bool in_process = value == "nvme" || value == "virtio-blk-vfio-pci" || value == "virtio-blk-vhost-user" ||
                                 value == "virtio-blk-vhost-vdpa";

@@ -57,7 +57,7 @@ void serve(Peer& peer, const Replies& reply) {
 Result<Outcome> follow_fake(Recorder& recorder, const FollowOptions& options, const Replies& reply) {
     auto signals = Signals::take(); // before the monitor's thread, which inherits the mask
     EXPECT_TRUE(signals);
-    FakeMonitor fake{[&](Peer& peer) { serve(peer, reply); }};
+    const FakeMonitor fake{[&](Peer& peer) { serve(peer, reply); }};
     auto client = QmpClient::connect(fake.address(), soon());
     EXPECT_TRUE(client);
     client->interrupt_on(signals->descriptor());
@@ -132,7 +132,7 @@ TEST(Follow, SaysWhenTheMonitorGoesAway) {
     Recorder recorder;
     auto signals = Signals::take();
     ASSERT_TRUE(signals);
-    FakeMonitor fake{[](Peer& peer) {
+    const FakeMonitor fake{[](Peer& peer) {
         peer.greet();
         peer.answer(peer.hear(), figures("active"));
     }};

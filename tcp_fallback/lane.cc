@@ -1,11 +1,31 @@
 #include "tcp_fallback/lane.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
 #include <cerrno>
 
 namespace pageferry::tcp {
 
+namespace {
+
+// The kernel gives ETIMEDOUT to one system call only. A lane's other thread, and every later call, sees EPIPE or the end of the
+// stream, as if the peer had closed: what the socket remembers tells the two apart.
+bool fell_silent(int socket, std::uint32_t dead_peer_ms) {
+    tcp_info info{};
+    socklen_t length = sizeof info;
+    return ::getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 && info.tcpi_state == TCP_CLOSE &&
+           info.tcpi_last_ack_recv >= dead_peer_ms - dead_peer_ms / 10;
+}
+
+} // namespace
+
 Fault Lane::fault(int error, const char* operation) const {
     Error made;
+    if ((error == 0 || error == EPIPE) && fell_silent(socket, dead_peer_ms)) {
+        error = ETIMEDOUT;
+    }
     switch (error) {
     case 0:
     case EPIPE:

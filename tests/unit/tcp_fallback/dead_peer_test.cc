@@ -1,9 +1,13 @@
 // A network that goes dark under a connection: no reset, no end, just silence. In a network namespace of its own, whose loopback
 // device is taken down.
+#include "tcp_fallback/lane.h"
+#include "tcp_fallback/sockets.h"
+
 #include "pair.h"
 
 #include <gtest/gtest.h>
 #include <net/if.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -72,6 +76,31 @@ TEST_F(DeadPeer, IsFoundWithPagesUnderWay) {
     ASSERT_EQ(pair.caller.push(0, memory.size()), PF_OK);
     EXPECT_EQ(pair.caller.fence(), PF_CLOSED);
     expect_silence(pair.caller);
+}
+
+// One thread of a lane takes the kernel's ETIMEDOUT; what the other one sees looks as if the peer had closed.
+TEST_F(DeadPeer, IsToldFromAPeerThatClosedByEitherThreadOfALane) {
+    const Listener listener{"tcp:127.0.0.1:0", impatient()};
+    const RawCaller caller{listener.port()};
+    ASSERT_TRUE(set_options(caller.socket.get(), impatient().dead_peer_ms));
+    Lane lane;
+    lane.socket = caller.socket.get();
+    lane.dead_peer_ms = impatient().dead_peer_ms;
+    EXPECT_NE(lane.fault(EPIPE, "send").error.reason.find("closed"), std::string::npos);
+
+    ASSERT_TRUE(set_loopback(false));
+    caller.say("nobody hears this");
+    pollfd waiting{.fd = caller.socket.get(), .events = 0, .revents = 0}; // an error alone wakes it
+    ASSERT_EQ(::poll(&waiting, 1, static_cast<int>(generous_ms)), 1);
+    int error = 0;
+    socklen_t length = sizeof error;
+    ASSERT_EQ(::getsockopt(caller.socket.get(), SOL_SOCKET, SO_ERROR, &error, &length), 0);
+    ASSERT_NE(error, 0);
+    for (const int seen : {0, EPIPE}) {
+        const Fault fault = lane.fault(seen, "receive");
+        EXPECT_EQ(fault.error.native, ETIMEDOUT);
+        EXPECT_NE(fault.error.reason.find("answered nothing for 1000 ms"), std::string::npos) << fault.error.to_string();
+    }
 }
 
 TEST_F(DeadPeer, DoesNotHoldUpClose) {

@@ -78,6 +78,10 @@ Result<RamBlock> RamBlock::map(RamBlockInfo info, Fd file) {
         std::string remedy = number == ENOMEM && hugetlb ? "reserve more huge pages (vm.nr_hugepages)" : "";
         return std::unexpected(errno_error(number, "mmap", "RAM block " + info.name, std::move(remedy)));
     }
+    if (!hugetlb) {
+        // As QEMU does with its own mapping. EINVAL where the kernel has no transparent huge pages: then there are none.
+        ::madvise(address, info.length, MADV_HUGEPAGE);
+    }
     return RamBlock{std::move(info), std::move(file), static_cast<std::byte*>(address), hugetlb};
 }
 

@@ -1,5 +1,7 @@
 #include "perf/shared_ram.h"
 
+#include "memory/ram_file.h"
+
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -28,15 +30,16 @@ Result<SharedRam> SharedRam::create(std::uint64_t length) {
         return std::unexpected(make_error(ErrorCode::invalid_argument, "create", name_of_length(length),
                                           "The size is no multiple of 4096", "give --size such as 1G"));
     }
-    Fd file{::memfd_create("pageferry-perf", MFD_CLOEXEC)};
-    if (!file || ::ftruncate(file.get(), static_cast<off_t>(length)) != 0) {
-        return std::unexpected(errno_error(errno, "memfd_create", name_of_length(length)));
+    auto file = memory::make_ram_file("pageferry-perf", length);
+    if (!file) {
+        return std::unexpected(file.error());
     }
-    void* address = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
+    void* address = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, file->get(), 0);
     if (address == MAP_FAILED) {
         return std::unexpected(errno_error(errno, "mmap", name_of_length(length)));
     }
-    return SharedRam{std::move(file), static_cast<std::byte*>(address), length};
+    ::madvise(address, length, MADV_HUGEPAGE); // as QEMU does; EINVAL where the kernel has none
+    return SharedRam{std::move(*file), static_cast<std::byte*>(address), length};
 }
 
 SharedRam::SharedRam(SharedRam&& other) noexcept

@@ -47,7 +47,7 @@ struct PlannedMonitor {
 
 struct PlannedRam {
     RamBackend backend;
-    bool memfd = false; // the launcher makes the file; backend.mem_path, device and inode are not known yet
+    bool ours = false; // the launcher makes the file (memory/ram_file.h); backend.mem_path, device and inode are not known yet
 };
 
 struct LaunchPlan {

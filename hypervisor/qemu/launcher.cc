@@ -9,6 +9,7 @@
 #include "hypervisor/qemu/monitor_socket.h"
 #include "hypervisor/qemu/program_files.h"
 #include "hypervisor/qemu/text.h"
+#include "memory/ram_file.h"
 
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -65,12 +66,16 @@ struct Launch {
 Result<void> make_ram(LaunchPlan& plan, Launch& launch) {
     for (PlannedRam& ram : plan.ram) {
         Fd file;
-        if (ram.memfd) {
+        if (ram.ours) {
             const std::string name = "pageferry-" + ram.backend.id;
-            file.reset(::memfd_create(name.c_str(), MFD_CLOEXEC));
+            auto made = memory::make_ram_file(name, ram.backend.size);
+            if (!made) {
+                return std::unexpected(made.error());
+            }
+            file = std::move(*made);
             struct stat about{};
-            if (!file || ::ftruncate(file.get(), static_cast<off_t>(ram.backend.size)) != 0 || ::fstat(file.get(), &about) != 0) {
-                return std::unexpected(errno_error(errno, "make guest RAM", ram.backend.id));
+            if (::fstat(file.get(), &about) != 0) {
+                return std::unexpected(errno_error(errno, "fstat", ram.backend.id));
             }
             ram.backend.mem_path = "/proc/self/fd/" + std::to_string(file.get());
             ram.backend.device = about.st_dev;

@@ -229,7 +229,7 @@ Result<void> add_main_backend(CommandLine& line, const Host& host, LaunchPlan& p
     if (!size) {
         return std::unexpected(size.error());
     }
-    PlannedRam ram{.backend = {.id = std::string{defaults.ram_id}, .size = *size}, .memfd = true};
+    PlannedRam ram{.backend = {.id = std::string{defaults.ram_id}, .size = *size}, .ours = true};
     // QEMU refuses -mem-path beside a backend; -mem-prealloc it applies to every backend.
     if (const auto path = line.value("mem-path")) {
         Properties properties;
@@ -244,20 +244,20 @@ Result<void> add_main_backend(CommandLine& line, const Host& host, LaunchPlan& p
             }
             return std::unexpected(std::move(error));
         }
-        ram = {.backend = std::move(*backend), .memfd = false};
+        ram = {.backend = std::move(*backend), .ours = false};
         for (Word& word : line.words) {
             if (word.option.is("mem-path")) {
                 word.replacement.emplace();
             }
         }
     }
-    // The last property keeps the block's name for machine types before 4.0: "pc.ram" and not "/objects/pc.ram".
+    // Aligned, so that transparent huge pages fit; QEMU does that by itself only for RAM without a file. The last property keeps the block's name for machine types before 4.0: "pc.ram" and not "/objects/pc.ram".
     const std::string head = join("memory-backend-file,id=", ram.backend.id, ",size=", ram.backend.size, ",mem-path=");
     const std::string tail = ",share=on,x-use-canonical-path-for-ramblock-id=off";
     line.add("-object");
-    if (ram.memfd) {
+    if (ram.ours) {
         line.added.push_back(
-            {.before = head + "/proc/self/fd/", .slot = Slot::ram_file, .index = plan.ram.size(), .after = tail});
+            {.before = head + "/proc/self/fd/", .slot = Slot::ram_file, .index = plan.ram.size(), .after = ",align=2M" + tail});
     } else {
         line.add(head + escape_commas(ram.backend.mem_path) + tail);
     }
@@ -286,7 +286,7 @@ Result<void> plan_ram(CommandLine& line, const Host& host, LaunchPlan& plan) {
         if (!backend) {
             return std::unexpected(backend.error());
         }
-        plan.ram.push_back({.backend = std::move(*backend), .memfd = false});
+        plan.ram.push_back({.backend = std::move(*backend), .ours = false});
     }
     auto given = has_main_backend(line);
     if (!given) {

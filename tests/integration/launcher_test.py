@@ -120,7 +120,7 @@ class Launcher(Case):
             self.assertEqual([name for name in variables if name.startswith("PAGEFERRY_AGENT") or name.startswith("PF_AGENT")], [])
             with open(files, encoding="utf-8") as file:
                 listed = file.read()
-            for ours in ("memfd:pageferry", "userfaultfd", "pidfd"):
+            for ours in ("pageferry-pc.ram", "userfaultfd", "pidfd"):
                 self.assertNotIn(ours, listed)
 
     def test_questions_go_to_plain_qemu(self):

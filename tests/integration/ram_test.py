@@ -92,7 +92,7 @@ def allocated(vm):
     """Bytes the guest's RAM takes: of the memory file Pageferry made for it."""
     folder = f"/proc/{vm.process.pid}/fd"
     files = {os.stat(f"{folder}/{fd}").st_ino: os.stat(f"{folder}/{fd}").st_blocks * 512 for fd in os.listdir(folder)
-             if os.readlink(f"{folder}/{fd}").startswith("/memfd:pageferry-")}
+             if re.match(r"/(memfd:)?pageferry-pc\.ram", os.readlink(f"{folder}/{fd}"))}
     assert len(files) == 1, files
     return next(iter(files.values()))
 

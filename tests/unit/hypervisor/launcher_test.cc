@@ -201,7 +201,7 @@ TEST_F(Launcher, QemuKeepsTheProcessIdAndEverythingWorks) {
     EXPECT_NE(child.find("PATH="), std::string::npos);
     EXPECT_EQ(child.find("LD_PRELOAD"), std::string::npos) << child;
     EXPECT_EQ(child.find("PAGEFERRY"), std::string::npos) << child;
-    for (const char* leaked : {"memfd:", "userfaultfd", "pagemap"}) {
+    for (const char* leaked : {"memfd:", "-> /pageferry-", "userfaultfd", "pagemap"}) {
         EXPECT_EQ(child.find(leaked), std::string::npos) << child;
     }
 

@@ -37,12 +37,12 @@ TEST(RamPlan, PlainMemoryGetsASharedFileUnderTheUsualName) {
         const auto made = plan(row.line);
         ASSERT_TRUE(made) << row.line << ": " << made.error().to_string();
         ASSERT_EQ(made->ram.size(), 1U) << row.line;
-        EXPECT_TRUE(made->ram[0].memfd) << row.line;
+        EXPECT_TRUE(made->ram[0].ours) << row.line;
         EXPECT_EQ(made->ram[0].backend.id, row.id) << row.line;
         EXPECT_EQ(made->ram[0].backend.size, row.size) << row.line;
         const std::string expected = std::string{"-object memory-backend-file,id="} + row.id +
                                      ",size=" + std::to_string(row.size) +
-                                     ",mem-path=/proc/self/fd/@ram0,share=on,x-use-canonical-path-for-ramblock-id=off" +
+                                     ",mem-path=/proc/self/fd/@ram0,align=2M,share=on,x-use-canonical-path-for-ramblock-id=off" +
                                      " -machine memory-backend=" + row.id;
         EXPECT_NE(line_of(*made).find(expected), std::string::npos) << line_of(*made);
     }
@@ -51,7 +51,7 @@ TEST(RamPlan, PlainMemoryGetsASharedFileUnderTheUsualName) {
 TEST(RamPlan, MemPathBecomesTheBackendsPath) {
     const auto made = plan("qemu-system-x86_64 -m 1G -mem-path /dev/hugepages -mem-prealloc -nodefaults");
     ASSERT_TRUE(made) << made.error().to_string();
-    EXPECT_FALSE(made->ram.at(0).memfd);
+    EXPECT_FALSE(made->ram.at(0).ours);
     EXPECT_TRUE(made->ram[0].backend.directory);
     EXPECT_EQ(made->ram[0].backend.inode, 0U);
     EXPECT_EQ(line_of(*made).find(
@@ -98,7 +98,7 @@ TEST(RamPlan, ADimmsBackendIsBesideTheMainOne) {
 TEST(RamPlan, NumaWithoutMemoryDevicesIsLeftToQemu) {
     const auto made = plan("qemu-system-x86_64 -M pc-i440fx-5.0 -m 1G -numa node,mem=512M -numa node,mem=512M");
     ASSERT_TRUE(made);
-    EXPECT_TRUE(made->ram.at(0).memfd);
+    EXPECT_TRUE(made->ram.at(0).ours);
 }
 
 struct Refused {

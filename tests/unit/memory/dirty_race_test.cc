@@ -12,15 +12,19 @@
 
 using namespace pageferry;
 using namespace pageferry::memory;
+using pageferry::memory::testing::huge_pages;
 using pageferry::memory::testing::HugePages;
 using pageferry::memory::testing::HypervisorProcess;
+using pageferry::memory::testing::PageKind;
+using pageferry::memory::testing::small_pages;
+using pageferry::memory::testing::transparent_huge_pages;
 
 namespace {
 
 constexpr std::uint64_t small = 4096;
 constexpr std::uint64_t huge = std::uint64_t{2} << 20;
 
-class DirtyRace : public ::testing::TestWithParam<std::uint64_t> {
+class DirtyRace : public ::testing::TestWithParam<PageKind> {
 protected:
     // As a migration does it: copy each extent after it was told.
     void copy(const std::vector<BlockExtent>& dirty) {
@@ -29,18 +33,19 @@ protected:
         }
     }
 
-    HugePages reserved_{GetParam() == huge ? std::uint64_t{64} : std::uint64_t{0}};
+    HugePages reserved_{GetParam().size == huge ? std::uint64_t{64} : std::uint64_t{0}};
     std::unique_ptr<HypervisorProcess> child_;
     std::vector<std::unique_ptr<std::byte[]>> image_;
 };
 
 TEST_P(DirtyRace, TheCopyIsWholeWhenTheWriterStops) {
-    if (GetParam() == huge && !reserved_.available()) {
-        GTEST_SKIP() << "no huge pages can be reserved here";
+    const bool huge_ram = GetParam().size == huge;
+    if (!available(GetParam()) || (huge_ram && !reserved_.available())) {
+        GTEST_SKIP() << "no huge pages can be had here";
     }
     child_ = std::make_unique<HypervisorProcess>(
-        GetParam(), std::vector<pageferry::memory::testing::BlockSpec>{{"pc.ram", GetParam() == huge ? 12U : 3000U, 0},
-                                                                       {"dimm1", GetParam() == huge ? 4U : 700U, 1}});
+        GetParam(), std::vector<pageferry::memory::testing::BlockSpec>{{"pc.ram", huge_ram ? 12U : 3000U, 0},
+                                                                       {"dimm1", huge_ram ? 4U : 700U, 1}});
     auto tracker = make_dirty_tracker(child_->handles());
     if (!tracker && tracker.error().code == ErrorCode::unsupported) {
         GTEST_SKIP() << tracker.error().to_string();
@@ -88,7 +93,7 @@ TEST_P(DirtyRace, TheCopyIsWholeWhenTheWriterStops) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Pages, DirtyRace, ::testing::Values(small, huge),
-                         [](const auto& parameter) { return parameter.param == small ? "Small" : "Huge"; });
+INSTANTIATE_TEST_SUITE_P(Pages, DirtyRace, ::testing::Values(small_pages, transparent_huge_pages, huge_pages),
+                         [](const auto& parameter) { return parameter.param.name; });
 
 } // namespace

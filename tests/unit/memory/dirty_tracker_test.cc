@@ -17,8 +17,12 @@
 using namespace pageferry;
 using namespace pageferry::memory;
 using pageferry::memory::testing::BlockSpec;
+using pageferry::memory::testing::huge_pages;
 using pageferry::memory::testing::HugePages;
 using pageferry::memory::testing::HypervisorProcess;
+using pageferry::memory::testing::PageKind;
+using pageferry::memory::testing::small_pages;
+using pageferry::memory::testing::transparent_huge_pages;
 
 namespace {
 
@@ -27,13 +31,16 @@ constexpr std::uint64_t huge = std::uint64_t{2} << 20;
 
 using Pages = std::set<std::pair<std::size_t, std::uint64_t>>; // block, page
 
-class DirtyTracking : public ::testing::TestWithParam<std::uint64_t> {
+class DirtyTracking : public ::testing::TestWithParam<PageKind> {
 protected:
     void SetUp() override {
+        if (!available(GetParam())) {
+            GTEST_SKIP() << "no transparent huge pages can be made here";
+        }
         if (page() == huge && !reserved_.available()) {
             GTEST_SKIP() << "no huge pages can be reserved here";
         }
-        child_ = std::make_unique<HypervisorProcess>(page(), specs());
+        child_ = std::make_unique<HypervisorProcess>(GetParam(), specs());
         auto made = make_dirty_tracker(child_->handles());
         if (!made && made.error().code == ErrorCode::unsupported) {
             GTEST_SKIP() << made.error().to_string();
@@ -45,7 +52,7 @@ protected:
         }
     }
 
-    [[nodiscard]] static std::uint64_t page() { return GetParam(); }
+    [[nodiscard]] static std::uint64_t page() { return GetParam().size; }
     [[nodiscard]] static std::vector<BlockSpec> specs() {
         return page() == huge ? std::vector<BlockSpec>{{"pc.ram", 12, 0}, {"dimm1", 5, 3}}
                               : std::vector<BlockSpec>{{"pc.ram", 5000, 0}, {"dimm1", 1029, 3}, {"dimm2", 1, 0}};
@@ -99,7 +106,7 @@ protected:
         return written_pages;
     }
 
-    HugePages reserved_{GetParam() == huge ? std::uint64_t{64} : std::uint64_t{0}};
+    HugePages reserved_{GetParam().size == huge ? std::uint64_t{64} : std::uint64_t{0}};
     std::unique_ptr<HypervisorProcess> child_;
     std::unique_ptr<DirtyTracker> tracker_;
 };
@@ -280,8 +287,8 @@ TEST_P(DirtyTracking, AHypervisorThatEndedIsAnErrorNotSilence) {
     EXPECT_FALSE(tracker_->start(child_->blocks()));
 }
 
-INSTANTIATE_TEST_SUITE_P(Pages, DirtyTracking, ::testing::Values(small, huge),
-                         [](const auto& parameter) { return parameter.param == small ? "Small" : "Huge"; });
+INSTANTIATE_TEST_SUITE_P(Pages, DirtyTracking, ::testing::Values(small_pages, transparent_huge_pages, huge_pages),
+                         [](const auto& parameter) { return parameter.param.name; });
 
 TEST(MakeDirtyTracker, SaysWhatIsMissing) {
     const auto nothing = make_dirty_tracker({});

@@ -1,6 +1,7 @@
 #include "hypervisor_process.h"
 
 #include "memory/kernel_abi.h"
+#include "memory/ram_file.h"
 
 #include <gtest/gtest.h>
 
@@ -66,11 +67,21 @@ Fd make_ram_file(std::uint64_t page_size, std::uint64_t length) {
     return file;
 }
 
-HypervisorProcess::HypervisorProcess(std::uint64_t page_size, const std::vector<BlockSpec>& specs) : page_size_(page_size) {
+bool available(const PageKind& kind) {
+    return !kind.transparent_huge || make_huge_ram_file("pageferry-test", kind.size).has_value();
+}
+
+HypervisorProcess::HypervisorProcess(std::uint64_t page_size, const std::vector<BlockSpec>& specs)
+    : HypervisorProcess(PageKind{.name = "", .size = page_size, .transparent_huge = false}, specs) {}
+
+HypervisorProcess::HypervisorProcess(const PageKind& kind, const std::vector<BlockSpec>& specs) : page_size_(kind.size) {
+    const std::uint64_t page_size = kind.size;
     for (const BlockSpec& spec : specs) {
         const std::uint64_t offset = spec.file_offset_pages * page_size;
+        const std::uint64_t length = offset + spec.pages * page_size;
         auto block = RamBlock::map({.name = spec.name, .length = spec.pages * page_size, .file_offset = offset},
-                                   make_ram_file(page_size, offset + spec.pages * page_size));
+                                   kind.transparent_huge ? make_huge_ram_file("pageferry-test", length).value()
+                                                         : make_ram_file(page_size, length));
         check(block.has_value(), "RamBlock::map");
         blocks_.push_back(std::move(*block));
     }
@@ -106,6 +117,7 @@ void HypervisorProcess::child(int socket) const {
         void* const address = ::mmap(nullptr, block.info().length, PROT_READ | PROT_WRITE, MAP_SHARED, block.file(),
                                      static_cast<off_t>(block.info().file_offset));
         check(address != MAP_FAILED, "mmap");
+        ::madvise(address, block.info().length, MADV_HUGEPAGE); // as QEMU does
         mappings.push_back({static_cast<volatile std::byte*>(address), block.pages()});
         addresses.push_back(reinterpret_cast<std::uint64_t>(address));
     }

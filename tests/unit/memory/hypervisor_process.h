@@ -9,6 +9,7 @@
 #include "memory/ram_block.h"
 
 #include <cstdint>
+#include <ostream>
 #include <string>
 #include <sys/types.h>
 #include <vector>
@@ -21,10 +22,25 @@ struct BlockSpec {
     std::uint64_t file_offset_pages = 0;
 };
 
+// What RAM is made of.
+struct PageKind {
+    const char* name;
+    std::uint64_t size;    // bytes: 4096, or 2 MiB on hugetlbfs
+    bool transparent_huge; // tmpfs that gives 2 MiB at a time where it can
+};
+inline void PrintTo(const PageKind& kind, std::ostream* out) {
+    *out << kind.name;
+}
+inline constexpr PageKind small_pages{.name = "Small", .size = 4096, .transparent_huge = false};
+inline constexpr PageKind transparent_huge_pages{.name = "TransparentHuge", .size = 4096, .transparent_huge = true};
+inline constexpr PageKind huge_pages{.name = "Huge", .size = std::uint64_t{2} << 20U, .transparent_huge = false};
+
 class HypervisorProcess {
 public:
     // Files of `page_size` pages (4096: tmpfs; more: hugetlbfs), one for each block, mapped on both sides.
     HypervisorProcess(std::uint64_t page_size, const std::vector<BlockSpec>& specs);
+    // available(kind) must hold.
+    HypervisorProcess(const PageKind& kind, const std::vector<BlockSpec>& specs);
     HypervisorProcess(const HypervisorProcess&) = delete;
     HypervisorProcess& operator=(const HypervisorProcess&) = delete;
     ~HypervisorProcess();
@@ -84,6 +100,9 @@ private:
     std::string before_;
     bool available_ = false;
 };
+
+// This host has them, and lets us make them. Hugetlbfs: see HugePages.
+bool available(const PageKind& kind);
 
 // An unnamed file on tmpfs (4096) or hugetlbfs (2 MiB).
 Fd make_ram_file(std::uint64_t page_size, std::uint64_t length);

@@ -19,7 +19,7 @@ namespace pageferry::engine {
 class Pusher {
 public:
     static constexpr std::uint64_t extent_bytes =
-        1 << 20; // longest extent, but for larger pages: long enough to be cheap, short enough to be spread over lanes
+        2 << 20; // longest extent, but for larger pages: long enough to be cheap, short enough to be spread over lanes
     static constexpr std::size_t in_flight = 256; // extents
     static constexpr std::size_t batch = 16;      // extents in one push
 

@@ -30,7 +30,7 @@ inline constexpr std::size_t frame_bytes = 32;
 inline constexpr std::size_t piece_bytes = 16;
 inline constexpr std::size_t control_header_bytes = 8;
 inline constexpr std::uint32_t max_pieces = 64;
-inline constexpr std::uint32_t max_piece_bytes = 1U << 20U;
+inline constexpr std::uint32_t max_piece_bytes = 2U << 20U;
 inline constexpr std::uint32_t max_requests = 1024;
 
 enum class FrameType : std::uint8_t { data = 1, pull = 2, pulled = 3, fence = 4, fenced = 5 };

@@ -6,7 +6,7 @@ packages_of() {
     build) echo g++ cmake ninja-build ccache binutils libgtest-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libboost-dev ;;
     qemu) echo qemu-system-x86 python3 iproute2 ;;
     demo) packages_of qemu ;;
-    test) echo clang-format-19 && packages_of qemu ;;
+    test) echo clang-format-19 python3-fusepy && packages_of qemu ;;
     lint) echo clang-format-19 clang-tidy-19 shellcheck python3 ;;
     fuzz) echo clang-19 libclang-rt-19-dev ;;
     perf) echo iperf3 && packages_of qemu ;;

@@ -112,14 +112,65 @@ void Migration::prepare(Side side, std::string uri, monitor::Reply reply) {
     next_side_ = side;
     uri_ = std::move(uri);
     reply_ = std::move(reply);
-    with_all_backends([this](Result<std::vector<RamBackend>> backends) {
+    with_all_backends([this, mine = ++preparations_](Result<std::vector<RamBackend>> backends) {
+        if (!preparing_ || mine != preparations_) {
+            return;
+        }
         if (!backends) {
             return refuse(backends.error());
         }
-        if (auto started = start_mover(*backends); !started) {
-            refuse(started.error());
-        }
+        const auto start = [this, mine, backends = std::move(*backends)](const Result<void>& ready) {
+            if (!preparing_ || mine != preparations_) {
+                return;
+            }
+            if (!ready) {
+                return refuse(ready.error());
+            }
+            if (auto started = start_mover(backends); !started) {
+                refuse(started.error());
+            }
+        };
+        next_side_ == Side::source ? make_disks_buffered(start) : start({});
     });
+}
+
+void Migration::make_disks_buffered(std::function<void(Result<void>)> done) {
+    disks_buffered_ = true;
+    auto paths = agent_.make_disks_buffered();
+    if (!paths || paths->empty()) {
+        return done(paths ? Result<void>{} : std::unexpected(std::move(paths.error())));
+    }
+    for (const auto& path : *paths) {
+        log_("through the page cache for the time of the migration: " + path);
+    }
+    // What was under way when they were switched still writes past the page tables. A transaction, also of nothing, drains all.
+    qmp_.execute("transaction", {{"actions", json::array()}}, [done = std::move(done)](const Result<json>& drained) {
+        done(drained ? Result<void>{} : std::unexpected(drained.error()));
+    });
+}
+
+// At the switchover: the guest is stopped and all its I/O has ended.
+Result<void> Migration::no_disk_became_direct() {
+    auto paths = agent_.make_disks_buffered();
+    if (!paths) {
+        return std::unexpected(std::move(paths.error()));
+    }
+    if (paths->empty()) {
+        return {};
+    }
+    return std::unexpected(make_error(ErrorCode::state, "migrate", paths->front(),
+                                      "it was opened for direct I/O in the middle of the migration, and may have written guest RAM unseen",
+                                      "migrate again"));
+}
+
+// What this side has done to QEMU for the time of a migration is undone.
+void Migration::leave_guest_alone() {
+    stop_tracking(tracking_, tracked_);
+    if (std::exchange(disks_buffered_, false)) {
+        if (auto direct = agent_.make_disks_direct(); !direct) {
+            log_(direct.error().to_string());
+        }
+    }
 }
 
 // The backends of the command line, and those that were added since (memory hotplug).
@@ -290,6 +341,7 @@ void Migration::parameters_changed(const monitor::Parameters& parameters) {
 void Migration::refuse(const Error& error) {
     preparing_ = false;
     end_mover();
+    leave_guest_alone();
     log_("refused: " + error.to_string());
     std::exchange(reply_, nullptr)(std::unexpected(error));
 }

@@ -69,6 +69,9 @@ private:
     Result<std::unique_ptr<MoverProcess>> spawn_mover();
     [[nodiscard]] MoverStart common_start(statemachine::Side side, std::string uri) const;
     void with_all_backends(std::function<void(Result<std::vector<RamBackend>>)> done);
+    void make_disks_buffered(std::function<void(Result<void>)> done);
+    Result<void> no_disk_became_direct();
+    void leave_guest_alone();
     Result<void> start_mover(const std::vector<RamBackend>& backends);
     Result<void> new_control_page();
     void refuse(const Error& error);
@@ -119,6 +122,8 @@ private:
     std::string uri_; // the user's; on a destination the one it really listens on
     monitor::Reply reply_;
     bool preparing_ = false;
+    std::uint64_t preparations_ = 0; // an answer that comes when its own was given up is dropped
+    bool disks_buffered_ = false;
     // the attempt under way
     std::chrono::steady_clock::time_point started_;
     std::optional<std::chrono::steady_clock::time_point> finished_;

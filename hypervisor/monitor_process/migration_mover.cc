@@ -132,8 +132,8 @@ void Migration::mover_status(const LinkMessage& message) {
     case Status::postcopy_active: move(Status::postcopy_active, Cause::connected); break;
     case Status::completed:
         if (source && committed_) {
-            stop_tracking(tracking_, tracked_);
             move(Status::completed, Cause::finished);
+            leave_guest_alone();
         } else if (!source && ran_ && status() != Status::completed) {
             move(Status::completed, Cause::finished);
         }
@@ -152,6 +152,9 @@ void Migration::mover_request(std::uint64_t id, const LinkMessage& message) {
             answer(id, stream, json::object());
         });
     } else if (what == request::finish_device_save && source && now == Status::device) {
+        if (const auto buffered = no_disk_became_direct(); !buffered) {
+            return answer(id, buffered);
+        }
         qemu_.finish_save([this, id](const Result<void>& saved) { answer(id, saved); });
     } else if (what == request::commit && source && now == Status::device) {
         commit(id);
@@ -253,7 +256,7 @@ void Migration::clean_up() {
     if (std::exchange(cleaning_up_, true)) {
         return;
     }
-    stop_tracking(tracking_, tracked_);
+    leave_guest_alone();
     qemu_.restore(was_running_, [this](const Result<void>& restored) {
         cleaning_up_ = false;
         if (!restored) {

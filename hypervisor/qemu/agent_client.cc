@@ -88,9 +88,10 @@ Result<bool> AgentClient::receive(Item& item, Clock::time_point deadline, const 
     }
     item.length = static_cast<std::size_t>(got);
     const auto header = item.as<pf_agent_header>();
-    const bool whole = (header.kind == PF_AGENT_END && item.length == sizeof(pf_agent_header)) ||
-                       (header.kind == PF_AGENT_HANDLE && item.length == sizeof(pf_agent_handle)) ||
-                       (header.kind == PF_AGENT_MAPPING && item.length == sizeof(pf_agent_mapping));
+    const bool whole =
+        (header.kind == PF_AGENT_END && item.length == sizeof(pf_agent_header)) ||
+        (header.kind == PF_AGENT_HANDLE && item.length == sizeof(pf_agent_handle)) ||
+        ((header.kind == PF_AGENT_MAPPING || header.kind == PF_AGENT_DISK) && item.length == sizeof(pf_agent_mapping));
     if (header.magic != PF_AGENT_MAGIC || (message.msg_flags & MSG_TRUNC) != 0 ||
         (header.version == PF_AGENT_VERSION && !whole)) {
         return std::unexpected(make_error(ErrorCode::protocol, operation, agent_name, "its answer is malformed"));
@@ -187,6 +188,23 @@ Result<std::vector<AgentMapping>> AgentClient::mappings() {
     }
     std::ranges::sort(mappings, {}, &AgentMapping::address);
     return mappings;
+}
+
+Result<std::vector<std::string>> AgentClient::make_disks_buffered() {
+    auto items = ask(PF_AGENT_BUFFERED, 0, 0, "switch disks to buffered I/O");
+    if (!items) {
+        return std::unexpected(items.error());
+    }
+    std::vector<std::string> paths;
+    for (const Item& item : *items) {
+        paths.emplace_back(item.packet.path, ::strnlen(item.packet.path, sizeof item.packet.path));
+    }
+    return paths;
+}
+
+Result<void> AgentClient::make_disks_direct() {
+    auto items = ask(PF_AGENT_DIRECT, 0, 0, "switch disks back to direct I/O");
+    return items ? Result<void>{} : std::unexpected(items.error());
 }
 
 Result<void> AgentClient::zap(std::uint64_t address, std::uint64_t length) {

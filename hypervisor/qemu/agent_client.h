@@ -58,6 +58,12 @@ public:
     // The agent closes its copies of the fault userfaultfds, so that the caller's are the last: at the end of a postcopy.
     Result<void> release_faults();
 
+    // Disks that QEMU has open with O_DIRECT go through the page cache until make_disks_direct(): the kernel pins guest RAM for
+    // direct I/O and the disk writes it without a page fault, past any tracking. The paths of those that were direct until now.
+    // On failure some may have been switched.
+    Result<std::vector<std::string>> make_disks_buffered();
+    Result<void> make_disks_direct();
+
     [[nodiscard]] int socket() const { return socket_.get(); }
 
 private:

@@ -22,20 +22,8 @@ std::optional<std::string> network_writer(const Properties& properties) {
     return std::nullopt;
 }
 
-// With direct I/O the kernel pins pages of guest RAM and the disk writes them later, without a page fault: a page that is
-// write-protected and copied in between would be taken for clean.
-bool is_direct(std::string_view key, std::string_view value) {
-    const bool cache = key == "cache" && (value == "none" || value == "directsync");
-    return cache ||
-           ((key == "cache.direct" || key.ends_with(".cache.direct")) && (value == "on" || value == "true" || value == "yes"));
-}
-
 std::optional<std::string> block_writer(const Properties& properties) {
     for (const auto& [key, value] : properties.all()) {
-        if (is_direct(key, value)) {
-            const std::string_view id = properties.has("node-name") ? "node-name" : "id";
-            return with_id("disk with direct I/O; use cache=writeback", properties, id);
-        }
         const bool driver = key == "driver" || key.ends_with(".driver");
         const bool in_process = value == "nvme" || value == "virtio-blk-vfio-pci" || value == "virtio-blk-vhost-user" ||
                                 value == "virtio-blk-vhost-vdpa";
@@ -114,9 +102,11 @@ std::string misplaced(const Section& section) {
 std::optional<std::string> untracked_writer(const Properties& device) {
     const std::string driver = device.get_or("driver", "");
     static constexpr auto prefixes =
-        std::to_array<std::string_view>({"vfio-", "x-vfio-", "vhost-user-", "vhost-vdpa-", "ivshmem-"});
+        std::to_array<std::string_view>({"vfio-", "x-vfio-", "vhost-user-", "vhost-vdpa-", "vhost-scsi", "ivshmem-"});
     const auto fits = [&](std::string_view prefix) { return driver.starts_with(prefix); };
-    return std::ranges::any_of(prefixes, fits) ? std::optional{with_id(driver, device, "id")} : std::nullopt;
+    // scsi-block hands the guest's pages to SG_IO, which writes them as direct I/O does.
+    const bool writes = driver == "scsi-block" || std::ranges::any_of(prefixes, fits);
+    return writes ? std::optional{with_id(driver, device, "id")} : std::nullopt;
 }
 
 Result<void> find_untracked_writers(const CommandLine& line, LaunchPlan& plan) {

@@ -8,9 +8,13 @@
 #   2  fill_dirty  fills as above, says 'F', then rewrites RATE pages of the first WINDOW pages at each tick of a 100 Hz timer and
 #                  sleeps in between; says 'T' every 256 ticks. Only the second word of a page changes.
 #
+#   3  disk_reader reads the second disk (BIOS, drive 0x81), 8 sectors at a time, into the READER_PAGES pages from READER_BASE, for ever:
+#                  pass r fills page p from sector r * READER_STRIDE + 8 p. With a disk whose sectors tell their number, RAM shows which pass
+#                  each page is of: all of one pass, but for one place where it drops by one. Says 'A', 'P' after every pass, 'E' on an error.
+#
 # The three numbers are fields at the end of the sector (guest_image.py patches them), so one image serves every memory size.
-# END may not pass 3 GiB: the machine has its PCI hole there. No BIOS service is used after the start, and no memory below 1 MiB but
-# the sector itself, its stack, and the interrupt table at 0x6000.
+# END may not pass 3 GiB: the machine has its PCI hole there. But for the disk reader, no BIOS service is used after the start, and no
+# memory below 1 MiB but the sector itself, its stack, and the interrupt table at 0x6000.
 
 .set BASE, 0x100000
 .set PAGE, 0x1000
@@ -18,6 +22,9 @@
 .set STACK, 0x7000
 .set TABLE, 0x6000      # interrupt descriptors; one is used
 .set TICK_VECTOR, 0x20
+.set READER_BASE, 0x10000
+.set READER_PAGES, 64
+.set READER_STRIDE, 1024        # sectors
 
 .code16
 .globl _start
@@ -25,6 +32,42 @@ _start:
     cli
     xor %ax, %ax
     mov %ax, %ds
+.if MODE == 3
+    mov %ax, %ss
+    mov $STACK, %sp
+    mov $'A', %al
+    call say
+read_pass:
+    mov pass_sector, %eax
+    mov %eax, sector
+    movw $READER_BASE >> 4, segment
+1:  mov $packet, %si
+    mov $0x42, %ah              # extended read
+    mov $0x81, %dl
+    int $0x13
+    jc 3f
+    addl $8, sector
+    addw $PAGE >> 4, segment
+    cmpw $(READER_BASE >> 4) + READER_PAGES * (PAGE >> 4), segment
+    jb 1b
+    addl $READER_STRIDE, pass_sector
+    mov $'P', %al
+    call say
+    jmp read_pass
+3:  mov $'E', %al
+    call say
+4:  hlt
+    jmp 4b
+say:
+    mov $COM1, %dx
+    out %al, %dx
+    ret
+.balign 4
+packet:  .byte 16, 0; .word 8, 0
+segment: .word 0
+sector:  .quad 0
+pass_sector: .long 0
+.else
     lgdtl gdt_pointer
     inb $0x92, %al          # A20
     or $2, %al
@@ -140,6 +183,7 @@ gdt:
 gdt_pointer:
     .word 23
     .long gdt
+.endif
 
 .org 0x1e0
     .ascii "PFG1"           # what guest_image.py looks for

@@ -1,12 +1,12 @@
 /* The agent: preloaded into QEMU, the only code of Pageferry's in its address space. See agent_protocol.h.
  *
  * It holds what only QEMU's own process can make (userfaultfds, pagemap), made before QEMU drops privileges or closes its
- * sandbox, hands it out, and zaps page tables when asked. It must not disturb QEMU: one thread with all signals blocked, no
- * heap after the start, no output, nothing inherited by QEMU's children.
+ * sandbox, hands it out, and, when asked, zaps page tables and switches disks between direct and buffered I/O. It must not
+ * disturb QEMU: one thread with all signals blocked, no heap after the start, no output, nothing inherited by QEMU's children.
  */
 #include "hypervisor/qemu/agent/agent_protocol.h"
+#include "hypervisor/qemu/agent/descriptors.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -33,11 +33,6 @@
 #define UFFD_USER_MODE_ONLY 1 /* Linux 5.11 */
 #endif
 #define HUGETLBFS_TYPE 0x958458f6
-
-struct handle {
-    int fd;
-    int error; /* errno where fd is -1 */
-};
 
 static struct {
     int socket;
@@ -233,44 +228,6 @@ static bool next_mapping(struct maps_reader* reader, struct pf_agent_mapping* pe
     return mapping->length != 0;
 }
 
-/* A new descriptor of the mapping's file, from one that QEMU has open; a writable one where there is one. */
-static struct handle find_file(const struct pf_agent_mapping* mapping) {
-    struct handle best = {.fd = -1, .error = ENOENT};
-    const int again = openat(agent.fd_folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR* folder = again >= 0 ? fdopendir(again) : NULL;
-    if (folder == NULL) {
-        best.error = errno;
-        if (again >= 0) {
-            (void)close(again);
-        }
-        return best;
-    }
-    bool writable = false;
-    for (const struct dirent* entry; !writable && (entry = readdir(folder)) != NULL;) {
-        const int number = atoi(entry->d_name);
-        struct stat about;
-        if (entry->d_name[0] == '.' || fstat(number, &about) != 0 || !S_ISREG(about.st_mode) || about.st_dev != mapping->device ||
-            about.st_ino != mapping->inode) {
-            continue;
-        }
-        const int fd = fcntl(number, F_DUPFD_CLOEXEC, 0);
-        /* QEMU may have closed and reused the number in between. */
-        if (fd < 0 || fstat(fd, &about) != 0 || about.st_dev != mapping->device || about.st_ino != mapping->inode) {
-            (void)(fd >= 0 ? close(fd) : 0);
-            continue;
-        }
-        writable = (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR;
-        if (best.fd >= 0) {
-            (void)close(writable ? best.fd : fd);
-        }
-        if (best.fd < 0 || writable) {
-            best = (struct handle){.fd = fd, .error = 0};
-        }
-    }
-    (void)closedir(folder);
-    return best;
-}
-
 static struct {
     struct maps_reader reader;
     struct pf_agent_mapping pending, mapping;
@@ -285,7 +242,7 @@ static bool send_mappings(uint64_t sequence) {
     bool sent = true;
     rewind_maps();
     while (sent && next_mapping(&scratch.reader, &scratch.pending, &scratch.mapping)) {
-        const struct handle file = find_file(&scratch.mapping);
+        const struct handle file = find_file(agent.fd_folder, scratch.mapping.device, scratch.mapping.inode);
         struct statfs about;
         if (file.fd >= 0 && fstatfs(file.fd, &about) == 0) {
             scratch.mapping.file_system = (uint64_t)about.f_type;
@@ -313,6 +270,17 @@ static int zap(uint64_t address, uint64_t length) {
     return EINVAL;
 }
 
+static bool send_disk(int fd, void* sequence) {
+    char link[32];
+    memset(&scratch.mapping, 0, sizeof scratch.mapping);
+    scratch.mapping.header = header_of(*(const uint64_t*)sequence, PF_AGENT_DISK, 0);
+    (void)snprintf(link, sizeof link, "%d", fd);
+    if (readlinkat(agent.fd_folder, link, scratch.mapping.path, sizeof scratch.mapping.path - 1) < 0) {
+        (void)snprintf(scratch.mapping.path, sizeof scratch.mapping.path, "descriptor %d", fd);
+    }
+    return send_packet(&scratch.mapping, sizeof scratch.mapping, -1);
+}
+
 static void release_faults(void) {
     for (uint32_t i = 0; i < PF_AGENT_FAULT_HANDLES; ++i) {
         if (agent.faults[i].fd >= 0) {
@@ -330,6 +298,8 @@ static bool answer(const struct pf_agent_request* request) {
     case PF_AGENT_MAPPINGS: sent = send_mappings(request->sequence); break;
     case PF_AGENT_ZAP: error = zap(request->address, request->length); break;
     case PF_AGENT_RELEASE: release_faults(); break;
+    case PF_AGENT_BUFFERED: error = make_buffered(agent.fd_folder, send_disk, &(uint64_t){request->sequence}); break;
+    case PF_AGENT_DIRECT: make_direct_again(); break;
     case PF_AGENT_USERFAULTFD: {
         const struct handle fresh = new_userfaultfd(true);
         sent = send_handle(request->sequence, PF_AGENT_HANDLE_TRACKING, 1, fresh);
@@ -356,6 +326,7 @@ static void* serve(void* unused) {
             break;
         }
     }
+    make_direct_again();                     /* nobody is left who would ask for it */
     (void)shutdown(agent.socket, SHUT_RDWR); /* the number stays ours: another thread of QEMU may be using its neighbours */
     return unused;
 }

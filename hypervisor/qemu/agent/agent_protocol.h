@@ -12,7 +12,7 @@
 
 /* NOLINTBEGIN(modernize-macro-to-enum): C */
 #define PF_AGENT_MAGIC 0x41474650u /* "PFGA" */
-#define PF_AGENT_VERSION 1u
+#define PF_AGENT_VERSION 2u
 #define PF_AGENT_FAULT_HANDLES 8u
 #define PF_AGENT_PATH_BYTES 4096u
 /* NOLINTEND(modernize-macro-to-enum) */
@@ -31,10 +31,12 @@ enum pf_agent_request_type {
         2,            /* every shared mapping, as mapping items; without descriptor where it is of no regular file that is open */
     PF_AGENT_ZAP = 3, /* MADV_DONTNEED on address, length: only page table entries go, the file keeps its pages */
     PF_AGENT_USERFAULTFD = 4, /* one more userfaultfd, as one handle item: a userfaultfd takes UFFDIO_API only once */
-    PF_AGENT_RELEASE = 5      /* closes the agent's copies of the fault userfaultfds; a later HANDLES gives EBADF for them */
+    PF_AGENT_RELEASE = 5,     /* closes the agent's copies of the fault userfaultfds; a later HANDLES gives EBADF for them */
+    PF_AGENT_BUFFERED = 6,    /* disks with direct I/O go through the page cache; those switched by this request as disk items */
+    PF_AGENT_DIRECT = 7       /* back to direct I/O; also when the client is gone */
 };
 
-enum pf_agent_item_kind { PF_AGENT_END = 0, PF_AGENT_HANDLE = 1, PF_AGENT_MAPPING = 2 };
+enum pf_agent_item_kind { PF_AGENT_END = 0, PF_AGENT_HANDLE = 1, PF_AGENT_MAPPING = 2, PF_AGENT_DISK = 3 };
 
 enum pf_agent_handle_kind {
     PF_AGENT_HANDLE_TRACKING = 1,  /* userfaultfd for dirty tracking; without UFFDIO_API */
@@ -67,7 +69,7 @@ struct pf_agent_handle {
     uint32_t index;
 };
 
-/* Neighbouring mappings of one file with matching offsets are given as one. */
+/* Neighbouring mappings of one file with matching offsets are given as one. A disk item has this shape too, and only its path. */
 struct pf_agent_mapping {
     struct pf_agent_header header;
     uint64_t address;

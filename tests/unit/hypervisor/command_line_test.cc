@@ -112,6 +112,9 @@ TEST(CommandLine, WritersPageferryCannotSeeAreNamed) {
         {"-device ivshmem-doorbell,vectors=1", {"ivshmem-doorbell"}},
         {"-netdev vhost-user,id=n,chardev=c -netdev vhost-vdpa,id=v", {"netdev vhost-user (n)", "netdev vhost-vdpa (v)"}},
         {"-nic vhost-user,chardev=c", {"netdev vhost-user"}},
+        {"-device scsi-block,drive=d,id=s", {"scsi-block (s)"}},
+        {"-device vhost-scsi-pci,wwpn=naa.1", {"vhost-scsi-pci"}},
+        {"-drive file=d.img,cache=none,id=d -device scsi-hd,drive=d", {}},
         {R"(-blockdev {"driver":"raw","node-name":"b","file":{"driver":"nvme","device":"0000:01:00.0"}})", {"blockdev nvme (b)"}},
         {"-drive file=nvme://0000:44:00.0/1,if=none,id=d", {"drive nvme://0000:44:00.0/1 (d)"}},
         {"-device virtio-net-pci,netdev=n -netdev tap,id=n,vhost=on -device nvme,serial=1 -blockdev driver=file,filename=nvme",
@@ -149,7 +152,7 @@ TEST(CommandLine, RenderFillsInDescriptors) {
         render(*made, [](Slot slot, std::size_t index) { return static_cast<int>(slot) * 10 + static_cast<int>(index); });
     EXPECT_EQ(words[5], "socket,id=pageferry.user0,fd=30");
     EXPECT_EQ(words[9], "memory-backend-file,id=pc.ram,size=1073741824,mem-path=/proc/self/fd/"
-                        "10,share=on,x-use-canonical-path-for-ramblock-id=off");
+                        "10,align=2M,share=on,x-use-canonical-path-for-ramblock-id=off");
     EXPECT_EQ(words[13], "socket,id=pageferry.qmp,fd=20");
 }
 

@@ -13,7 +13,8 @@ namespace pageferry::memory {
 
 // Of transparent huge pages where the host allows them (transparent_hugepage/enabled is not "never") and this process may mount,
 // as RAM that QEMU allocates by itself would be; otherwise a memfd, of 4 KiB pages unless transparent_hugepage/shmem_enabled
-// says otherwise. `name` shows in /proc/PID/maps. length: bytes; nothing is allocated yet. Errors: memfd_create's and ftruncate's.
+// says otherwise. `name` shows in /proc/PID/maps. length: bytes; nothing is allocated yet. Errors: memfd_create's and
+// ftruncate's.
 Result<Fd> make_ram_file(const std::string& name, std::uint64_t length);
 
 // On a tmpfs of its own with huge=advise: huge pages in mappings that madvise(MADV_HUGEPAGE), which QEMU does to its RAM. Errors:

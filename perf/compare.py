@@ -40,6 +40,7 @@ def options():
     o.add_argument("--downtime-limit", type=int, default=300, metavar="MS")
     o.add_argument("--seconds", type=float, default=3, help="length of one iperf3 run (default 3)")
     o.add_argument("--scan", default="1G,4G,16G", help="sizes for the idle dirty round (default 1G,4G,16G)")
+    o.add_argument("--cold", action="store_true", help="do not warm up the machine's memory before each migration (see warm_up_memory in precopy.py)")
     o.add_argument("--qemu", default="qemu-system-x86_64")
     o.add_argument("--only", help="some parts, with commas: " + ", ".join(PARTS))
     o.add_argument("--markdown", action="store_true", help="print the last run's figures as Markdown and end")
@@ -98,7 +99,7 @@ class Comparison:
         memory, fill = (8192, 101) if part == "sparse" else (self.given.memory, self.given.fill)
         return precopy.Case(part, [self.program, "qemu", "--"] if ours else [], os.path.join(self.given.build, "bin", "guest", "guest_fill_idle.img"),
                             memory=memory, fill=fill, downtime_limit=self.given.downtime_limit, lanes=self.given.lanes, multifd=part == "multifd",
-                            qemu=self.given.qemu)
+                            cold=self.given.cold, qemu=self.given.qemu)
 
     def iperf3(self):
         address = self.namespaces.addresses[1]
@@ -165,6 +166,11 @@ def machine(given):
             "pageferry": first_line([os.path.join(given.build, "bin", "pageferry"), "--version"]), "load_before": os.getloadavg()[0]}
 
 
+def command_of(given):
+    return "./dev perf --quick" + (f" --only {given.only}" if given.only else "") + (" --cold" if given.cold else "") + \
+        (f" --runs {given.runs}" if given.runs != 3 else "")
+
+
 def main():
     given = options()
     if given.markdown:
@@ -173,8 +179,8 @@ def main():
         return 0
     if os.geteuid() != 0:
         raise SystemExit("compare.py: network namespaces and cgroups need root")
-    result = {"command": "./dev perf --quick" if given.only is None else "perf/compare.py --only " + given.only, "machine": machine(given),
-              "settings": {name: getattr(given, name) for name in ("runs", "lanes", "memory", "fill", "downtime_limit")}}
+    result = {"command": command_of(given), "machine": machine(given),
+              "settings": {name: getattr(given, name) for name in ("runs", "lanes", "memory", "fill", "downtime_limit", "cold")}}
     with Namespaces() as namespaces:
         comparison = Comparison(given, namespaces)
         result["runs"] = comparison.run()

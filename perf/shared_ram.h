@@ -1,4 +1,5 @@
-// RAM of a guest that does not exist: a RAM file as the launcher makes it, mapped shared, filled with data that no transport can shorten.
+// RAM of a guest that does not exist: a RAM file as the launcher makes it, mapped shared, filled with data that no transport can
+// shorten.
 //
 // Threads: the owner's.
 #pragma once

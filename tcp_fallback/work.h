@@ -23,7 +23,7 @@ namespace pageferry::tcp {
 
 class MemoryTable;
 
-inline constexpr std::uint32_t turn_bytes = 2U << 20U;        // page bytes of one kind in one turn, so also the largest piece
+inline constexpr std::uint32_t turn_bytes = 2U << 20U;          // page bytes of one kind in one turn, so also the largest piece
 inline constexpr std::uint64_t pull_window_bytes = 8ULL << 20U; // asked for on one lane and not yet here
 
 // Everything a sender puts on the wire in one go, in this order. The storage is kept from turn to turn.

@@ -158,9 +158,9 @@ Result<void> Migration::no_disk_became_direct() {
     if (paths->empty()) {
         return {};
     }
-    return std::unexpected(make_error(ErrorCode::state, "migrate", paths->front(),
-                                      "it was opened for direct I/O in the middle of the migration, and may have written guest RAM unseen",
-                                      "migrate again"));
+    return std::unexpected(make_error(
+        ErrorCode::state, "migrate", paths->front(),
+        "it was opened for direct I/O in the middle of the migration, and may have written guest RAM unseen", "migrate again"));
 }
 
 // What this side has done to QEMU for the time of a migration is undone.

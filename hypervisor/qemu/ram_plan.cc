@@ -251,7 +251,8 @@ Result<void> add_main_backend(CommandLine& line, const Host& host, LaunchPlan& p
             }
         }
     }
-    // Aligned, so that transparent huge pages fit; QEMU does that by itself only for RAM without a file. The last property keeps the block's name for machine types before 4.0: "pc.ram" and not "/objects/pc.ram".
+    // Aligned, so that transparent huge pages fit; QEMU does that by itself only for RAM without a file. The last property keeps
+    // the block's name for machine types before 4.0: "pc.ram" and not "/objects/pc.ram".
     const std::string head = join("memory-backend-file,id=", ram.backend.id, ",size=", ram.backend.size, ",mem-path=");
     const std::string tail = ",share=on,x-use-canonical-path-for-ramblock-id=off";
     line.add("-object");

@@ -6,7 +6,7 @@
   compare.py --markdown              what goes into docs/performance.md, from the last run's JSON; measures nothing
 
 Two network namespaces are joined by a veth pair, and everything that is compared goes over it, in turn, round after round, so that a
-machine that is slow for a while is slow for all. Two cores are shared by source, destination and the network: read the ratios.
+machine that is slow for a while is slow for all. Memory is taken and given back before each migration (warm_up_memory in precopy.py). Two cores are shared by source, destination and the network: read the ratios.
 QEMU emulates the processor (-accel tcg); the guest is a boot sector that fills its RAM with non-zero data and then halts. All migrations have
 the same downtime-limit, and a max-bandwidth that nothing here can reach. For root.
 """
@@ -40,7 +40,6 @@ def options():
     o.add_argument("--downtime-limit", type=int, default=300, metavar="MS")
     o.add_argument("--seconds", type=float, default=3, help="length of one iperf3 run (default 3)")
     o.add_argument("--scan", default="1G,4G,16G", help="sizes for the idle dirty round (default 1G,4G,16G)")
-    o.add_argument("--cold", action="store_true", help="do not warm up the machine's memory before each migration (see warm_up_memory in precopy.py)")
     o.add_argument("--qemu", default="qemu-system-x86_64")
     o.add_argument("--only", help="some parts, with commas: " + ", ".join(PARTS))
     o.add_argument("--markdown", action="store_true", help="print the last run's figures as Markdown and end")
@@ -99,7 +98,7 @@ class Comparison:
         memory, fill = (8192, 101) if part == "sparse" else (self.given.memory, self.given.fill)
         return precopy.Case(part, [self.program, "qemu", "--"] if ours else [], os.path.join(self.given.build, "bin", "guest", "guest_fill_idle.img"),
                             memory=memory, fill=fill, downtime_limit=self.given.downtime_limit, lanes=self.given.lanes, multifd=part == "multifd",
-                            cold=self.given.cold, qemu=self.given.qemu)
+                            qemu=self.given.qemu)
 
     def iperf3(self):
         address = self.namespaces.addresses[1]
@@ -167,8 +166,7 @@ def machine(given):
 
 
 def command_of(given):
-    return "./dev perf --quick" + (f" --only {given.only}" if given.only else "") + (" --cold" if given.cold else "") + \
-        (f" --runs {given.runs}" if given.runs != 3 else "")
+    return "./dev perf --quick" + (f" --only {given.only}" if given.only else "") + (f" --runs {given.runs}" if given.runs != 3 else "")
 
 
 def main():
@@ -180,7 +178,7 @@ def main():
     if os.geteuid() != 0:
         raise SystemExit("compare.py: network namespaces and cgroups need root")
     result = {"command": command_of(given), "machine": machine(given),
-              "settings": {name: getattr(given, name) for name in ("runs", "lanes", "memory", "fill", "downtime_limit", "cold")}}
+              "settings": {name: getattr(given, name) for name in ("runs", "lanes", "memory", "fill", "downtime_limit")}}
     with Namespaces() as namespaces:
         comparison = Comparison(given, namespaces)
         result["runs"] = comparison.run()

@@ -49,7 +49,6 @@ class Case:
     lanes: int = 2
     multifd: bool = False          # QEMU's capability; Pageferry has its lanes without it
     qemu: str = "qemu-system-x86_64"
-    cold: bool = False             # no memory is warmed up before
     capabilities: dict = field(default_factory=dict)
 
 
@@ -71,8 +70,7 @@ def measure(case, namespaces, port=4444, timeout=180):
         destination.qmp.execute("migrate-incoming", uri=uri)
         vcpus = [[cpu["thread-id"] for cpu in vm.qmp.execute("query-cpus-fast")] for vm in (source, destination)]
         memory = memory_of(groups[1].pids())
-        if not case.cold:
-            warm_up_memory(2 * (case.fill << 20))
+        warm_up_memory(2 * (case.fill << 20))
         usage = Usage(groups, vcpus)
         begin = time.monotonic()
         source.qmp.execute("migrate", uri=uri)

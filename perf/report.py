@@ -117,8 +117,7 @@ def markdown(result):
     about, settings = result["machine"], result["settings"]
     lines = [f"Measured {about['date']} with `{result['command']}`: {about['cpus']} x {about['cpu']}, {about['memory_bytes'] / GIB:.0f} GiB, Linux {about['kernel']};"
              f" {about['pageferry']}, {about['qemu']}, {about['iperf3']}. Medians of {settings['runs']} rounds; {settings['lanes']} lanes, streams, channels;"
-             f" a guest with {settings['memory']} MiB of RAM of which {settings['fill']} MiB hold data; downtime limit {settings['downtime_limit']} ms;"
-             f" memory {'as the host gave it' if settings['cold'] else 'warmed up before each run'}.",
+             f" a guest with {settings['memory']} MiB of RAM of which {settings['fill']} MiB hold data; downtime limit {settings['downtime_limit']} ms.",
              "", "| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(line)) + " |" for line in result["rows"]]
     lines += [f"\n{part} failed {len(errors)} x: {errors[0]}" for part, errors in result["failures"].items()]

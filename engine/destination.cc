@@ -144,7 +144,7 @@ Result<Destination::Peer> Destination::accept() {
             connection_->cancel();
         }
     }
-    inbox_.emplace(*connection_, *channel_, [](session::Message&) { return false; });
+    inbox_.emplace(*connection_, *channel_);
     return Peer::source;
 }
 
@@ -379,8 +379,10 @@ Result<void> Destination::device_state(std::vector<std::byte> bytes) {
         if (!stream) {
             return std::unexpected(std::move(stream.error()));
         }
-        auto relay = DeviceRelay::create(std::move(*stream), [this](std::span<const std::byte> answer) {
-            return channel_->send(session::DeviceReturn{.bytes = {answer.begin(), answer.end()}});
+        auto relay = DeviceRelay::create(std::move(*stream), [](std::span<const std::byte> answer) -> Result<void> {
+            return std::unexpected(make_error(ErrorCode::protocol, "load", "device state",
+                                              "the hypervisor answered with " + std::to_string(answer.size()) +
+                                                  " bytes, but a stream without return path has no answers"));
         });
         if (!relay) {
             return std::unexpected(std::move(relay.error()));

@@ -1,4 +1,5 @@
-// Carries the hypervisor's own migration stream between its local socket and the control lane, both ways.
+// Carries the hypervisor's own migration stream between its local socket and the control lane: out of it on the source, into it
+// on the destination.
 //
 // A thread of its own ("pf-device") reads the socket and gives what comes to the sink, and writes to the socket what it is told
 // to write. Threads: write(), hold(), release(), drain() and ended() by any; the sink is called on the relay's thread.

@@ -11,8 +11,8 @@ constexpr std::chrono::milliseconds receive_wait{100};
 constexpr std::chrono::milliseconds last_word_wait{2000};
 } // namespace
 
-Inbox::Inbox(transport::Connection& connection, transport::session::Channel& channel, Handler handler)
-    : connection_(connection), channel_(channel), handler_(std::move(handler)), thread_([this] { run(); }) {
+Inbox::Inbox(transport::Connection& connection, transport::session::Channel& channel)
+    : connection_(connection), channel_(channel), thread_([this] { run(); }) {
     pthread_setname_np(thread_.native_handle(), "pf-control");
 }
 
@@ -46,7 +46,7 @@ void Inbox::run() {
             }
             return;
         }
-        if (!*message || handler_(**message)) {
+        if (!*message) {
             continue;
         }
         {

@@ -1,8 +1,8 @@
 // Receives the peer's control messages on a thread of its own, so that heartbeats go on whatever the engine waits for.
 //
 // The first error (peer gone, peer's Failure, protocol) is kept and the connection cancelled with it, so that a push or a fence
-// the engine waits in ends too. Threads: wait() and error() by the engine's thread; the handler runs on the inbox's thread
-// ("pf-control") and must not block long.
+// the engine waits in ends too. Threads: wait() and error() by the engine's thread; the inbox's own is
+// "pf-control".
 #pragma once
 
 #include "base/error.h"
@@ -13,7 +13,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
-#include <functional>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -22,10 +21,7 @@ namespace pageferry::engine {
 
 class Inbox {
 public:
-    // Sees each message first; true: it was consumed and wait() does not give it.
-    using Handler = std::function<bool(transport::session::Message&)>;
-
-    Inbox(transport::Connection& connection, transport::session::Channel& channel, Handler handler);
+    Inbox(transport::Connection& connection, transport::session::Channel& channel);
     ~Inbox(); // ends the thread, within the length of one receive
     Inbox(const Inbox&) = delete;
     Inbox& operator=(const Inbox&) = delete;
@@ -44,7 +40,6 @@ private:
 
     transport::Connection& connection_;
     transport::session::Channel& channel_;
-    Handler handler_;
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     std::deque<transport::session::Message> messages_;

@@ -21,7 +21,7 @@ Error no_message(std::string_view wanted, milliseconds timeout) {
                       "the peer did not send it within " + std::to_string(timeout.count()) + " ms");
 }
 
-Result<void> Peer::connect(Inbox::Handler handler) {
+Result<void> Peer::connect() {
     auto opened = config_.transport->open(config_.uri, config_.options);
     if (!opened) {
         return std::unexpected(std::move(opened.error()));
@@ -38,7 +38,7 @@ Result<void> Peer::connect(Inbox::Handler handler) {
         const std::lock_guard lock{mutex_};
         channel_.emplace(*connection_, config_.options.dead_peer);
     }
-    inbox_.emplace(*connection_, *channel_, std::move(handler));
+    inbox_.emplace(*connection_, *channel_);
     return hello();
 }
 

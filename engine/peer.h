@@ -31,7 +31,7 @@ public:
     explicit Peer(PeerConfig config) : config_(std::move(config)) {}
 
     // All phases of the transport, then hello: the peer is a destination of ours that agrees on version, session and epoch.
-    Result<void> connect(Inbox::Handler handler);
+    Result<void> connect();
     Result<void> send(const transport::session::Message& message) { return channel_->send(message); }
     // The next message, which must be a T; protocol error if it is not, timed_out if none comes.
     template <class T>
@@ -40,9 +40,6 @@ public:
     void farewell(ErrorCode code, const std::string& text);
     // Every wait in here and in the connection ends within 100 ms.
     void cancel(const std::string& text);
-
-    // The handler is not called any more.
-    void stop_receiving() { inbox_.reset(); }
 
     [[nodiscard]] bool cancelled() const { return cancelled_; }
     // The first thing that went wrong, where what was seen is only its consequence.

@@ -23,7 +23,7 @@ Result<void> Settlement::run() {
 }
 
 Result<void> Settlement::settle() {
-    PAGEFERRY_TRY(peer_.connect([](session::Message&) { return false; }));
+    PAGEFERRY_TRY(peer_.connect());
     PAGEFERRY_TRY(machine_.transition(Status::postcopy_recover, Cause::connected));
     PAGEFERRY_TRY(machine_.transition(Status::postcopy_active, Cause::connected));
     PAGEFERRY_TRY(peer_.send(session::Permit{.running = running_}));

@@ -32,12 +32,6 @@ Source::Source(SourceConfig config, SourceGuest& guest, statemachine::Machine& m
     progress_.page_size = page_size;
 }
 
-// The inbox gives the relay what comes, and the relay sends over the connection: they end in this order.
-Source::~Source() {
-    peer_.stop_receiving();
-    relay_.reset();
-}
-
 Result<void> Source::run() {
     auto done = migrate();
     config_.tracker->stop();
@@ -81,16 +75,7 @@ Result<void> Source::migrate() {
 }
 
 Result<void> Source::connect() {
-    return peer_.connect([this](session::Message& message) {
-        // The hypervisor's return path goes straight to its socket.
-        auto* answer = std::get_if<session::DeviceReturn>(&message);
-        auto* relay = return_path_.load(std::memory_order_acquire);
-        if (answer == nullptr || relay == nullptr) {
-            return false;
-        }
-        std::ignore = relay->write(std::move(answer->bytes)); // a closed stream shows when the rest of it is drained
-        return true;
-    });
+    return peer_.connect();
 }
 
 Result<void> Source::agree() {
@@ -261,7 +246,6 @@ Result<void> Source::switchover() {
         return std::unexpected(std::move(relay.error()));
     }
     relay_ = std::move(*relay);
-    return_path_.store(relay_.get(), std::memory_order_release);
     PAGEFERRY_TRY(relay_->begin());
     PAGEFERRY_TRY(wait_until_stopped());
     stopped_at_ = guest_.stopped_at();

@@ -39,7 +39,7 @@ struct SourceConfig {
 class Source {
 public:
     Source(SourceConfig config, SourceGuest& guest, statemachine::Machine& machine);
-    ~Source();
+
     Source(const Source&) = delete;
     Source& operator=(const Source&) = delete;
 
@@ -67,9 +67,8 @@ private:
     SourceGuest& guest_;
     statemachine::Machine& machine_;
     Progress& progress_;
-    std::unique_ptr<DeviceRelay> relay_;
-    std::atomic<DeviceRelay*> return_path_{nullptr}; // relay_, for the inbox's thread
-    Peer peer_;                                      // after relay_: its inbox gives the relay answers, and ends first
+    Peer peer_;
+    std::unique_ptr<DeviceRelay> relay_; // after peer_: its thread sends there, and ends first
     std::optional<Pusher> pusher_;
     PendingPages pending_;
     Convergence convergence_;

@@ -30,7 +30,7 @@ constexpr std::array known{
     Known{"postcopy-ram", false},
     Known{"x-colo", false},
     Known{"release-ram", false},
-    Known{"return-path", true}, // always on inside
+    Known{"return-path", true}, // both sides always talk, in the session protocol
     Known{"pause-before-switchover", true},
     Known{"multifd", true}, // lanes are what it asks for; how many: multifd-channels
     Known{"dirty-bitmaps", false},

@@ -361,7 +361,6 @@ void Migration::begun() {
     committed_ = false;
     load_told_ = false;
     ran_ = false;
-    commit_asked_.reset();
     settlers_ = 0;
     move(Status::setup, Cause::requested);
     std::exchange(reply_, nullptr)({});

@@ -112,7 +112,7 @@ private:
     std::unique_ptr<MoverProcess> mover_;
     engine::ControlPage* page_ = nullptr;
     Fd page_memory_;
-    boost::asio::steady_timer deadline_; // of the end of the mover, or of QEMU's own migration
+    boost::asio::steady_timer deadline_; // of the end of the mover
     boost::asio::steady_timer native_check_;
     Fd tracking_;                               // the userfaultfd that tracks dirty pages
     std::vector<memory::RamBlockInfo> tracked_; // what it may be registered for
@@ -131,7 +131,6 @@ private:
     bool committed_ = false; // source: the permit may have been sent
     bool load_told_ = false; // destination: device state is loaded and the mover knows: the source may send its permit
     bool ran_ = false;       // destination: the guest was run here
-    std::optional<std::uint64_t> commit_asked_; // waits for the end of QEMU's own migration
     transport::SessionId session_{};
     std::uint32_t epoch_ = 0; // of the latest connection
     unsigned settlers_ = 0;   // movers started in a dead one's place

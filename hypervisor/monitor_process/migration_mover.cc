@@ -14,9 +14,7 @@ using statemachine::Side;
 using statemachine::Status;
 
 namespace {
-// A mover that was told to stop, and QEMU that is about to say that its own migration has ended, get so long.
-constexpr std::chrono::seconds mover_end_limit{2};
-constexpr std::chrono::seconds qemu_end_limit{5};
+constexpr std::chrono::seconds mover_end_limit{2}; // for one that was told to stop
 } // namespace
 
 void Migration::tell_mover(const json& message) {
@@ -186,22 +184,10 @@ void Migration::run_guest(std::uint64_t id, bool running) {
     }
 }
 
-// The point of no return. QEMU's own migration must have ended well by now: while it has not, QEMU would resume the guest by
-// itself when its stream breaks. It ends with the last byte of its return path, about when the destination has loaded.
+// The point of no return. QEMU's own migration has ended well: finish_save() waited for that, and QEMU will never resume the
+// guest by itself.
 void Migration::commit(std::uint64_t id) {
-    if (qemu_.active()) {
-        commit_asked_ = id;
-        deadline_.expires_after(qemu_end_limit);
-        deadline_.async_wait([this](const boost::system::error_code& error) {
-            if (!error && commit_asked_) {
-                answer(*std::exchange(commit_asked_, std::nullopt),
-                       Result<void>{std::unexpect, make_error(ErrorCode::timed_out, "commit", "QEMU",
-                                                              "QEMU has not ended its own migration in time")});
-            }
-        });
-        return;
-    }
-    if (!qemu_.succeeded() || status() != Status::device) {
+    if (qemu_.active() || !qemu_.succeeded() || status() != Status::device) {
         return answer(
             id, Result<void>{std::unexpect, make_error(ErrorCode::cancelled, "commit", {}, "the migration is being given up")});
     }
@@ -218,10 +204,6 @@ void Migration::qemu_ended() {
         if (status() == Status::failed && exit_on_error_) {
             qemu_.fail_incoming(); // all had come before the connection broke: QEMU itself sees no error
         }
-    }
-    if (commit_asked_) {
-        deadline_.cancel();
-        commit(*std::exchange(commit_asked_, std::nullopt));
     }
 }
 

@@ -226,7 +226,7 @@ void QemuDriver::start_load(const monitor::Parameters& parameters, std::function
         loading_ = true;
         succeeded_ = false;
         const auto& announce = start->announce;
-        in_order({capabilities_command({"x-ignore-shared", "return-path", "late-block-activate", "events"}),
+        in_order({capabilities_command({"x-ignore-shared", "late-block-activate", "events"}),
                   Command{.name = "migrate-set-parameters",
                           .arguments = {{"announce-initial", announce.initial.count()},
                                         {"announce-max", announce.max.count()},

@@ -57,12 +57,7 @@ struct Kind<DeviceState> {
     static constexpr std::string_view name = "DeviceState";
 };
 template <>
-struct Kind<DeviceReturn> {
-    static constexpr std::uint16_t type = 9;
-    static constexpr std::string_view name = "DeviceReturn";
-};
-template <>
-struct Kind<Switchover> {
+struct Kind<Switchover> { // 9 is not used
     static constexpr std::uint16_t type = 10;
     static constexpr std::string_view name = "Switchover";
 };
@@ -201,7 +196,7 @@ void layout(Wire& wire, M& m) {
 }
 
 template <class Wire, class M>
-    requires Is<M, DeviceState> || Is<M, DeviceReturn>
+    requires Is<M, DeviceState>
 void layout(Wire& wire, M& m) {
     wire.bytes(m.bytes, max_payload, "bytes of device state");
 }

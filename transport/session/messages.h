@@ -8,7 +8,7 @@
 //   S Hello → D HelloReply | Refusal
 //   S RamTable → D DataExtents… (what D's RAM holds) → S Discard… (of that, what S has not) → D DiscardDone
 //   pushes on the bulk lanes, S RoundEnd after each round
-//   S DeviceState… as QEMU's stream comes; D DeviceReturn… on its return path
+//   S DeviceState… as QEMU's stream comes; it has no return path
 //   S Switchover: the guest is stopped; device state that follows is held back by D
 //   S RamFinal after the last fence: RAM and device state are complete → D loads → D DeviceLoaded
 //   S Permit: from here on S never runs by itself → D runs → D Running → S Goodbye
@@ -99,10 +99,6 @@ struct DeviceState {
     std::vector<std::byte> bytes;
     bool operator==(const DeviceState&) const = default;
 };
-struct DeviceReturn {
-    std::vector<std::byte> bytes;
-    bool operator==(const DeviceReturn&) const = default;
-};
 struct Switchover {
     bool operator==(const Switchover&) const = default;
 };
@@ -132,8 +128,8 @@ struct Heartbeat {
     bool operator==(const Heartbeat&) const = default;
 };
 
-using Message = std::variant<Hello, HelloReply, RamTable, DataExtents, Discard, DiscardDone, RoundEnd, DeviceState, DeviceReturn,
-                             Switchover, RamFinal, DeviceLoaded, Permit, Running, Goodbye, Failure, Heartbeat>;
+using Message = std::variant<Hello, HelloReply, RamTable, DataExtents, Discard, DiscardDone, RoundEnd, DeviceState, Switchover,
+                             RamFinal, DeviceLoaded, Permit, Running, Goodbye, Failure, Heartbeat>;
 
 // "RamTable": for errors and logs.
 std::string_view name_of(const Message& message);

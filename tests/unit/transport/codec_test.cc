@@ -52,7 +52,6 @@ std::vector<Message> samples() {
         RoundEnd{.round = 3, .bytes = big},
         DeviceState{some_bytes(max_payload)},
         DeviceState{},
-        DeviceReturn{some_bytes(5)},
         Switchover{},
         RamFinal{.device_state_bytes = big},
         DeviceLoaded{},

@@ -22,7 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::uint64_t page = 4096;
-constexpr std::uint64_t mib = 1024 * 1024;
+constexpr std::uint64_t mib = 1024UL * 1024;
 
 std::size_t open_descriptors() {
     const fs::directory_iterator all{"/proc/self/fd"};

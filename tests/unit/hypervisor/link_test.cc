@@ -23,7 +23,7 @@ using nlohmann::json;
 
 constexpr std::chrono::milliseconds now{0};
 constexpr std::chrono::seconds deadline{60};
-constexpr std::size_t largest_message = 128 * 1024;
+constexpr std::size_t largest_message = 128UL * 1024;
 constexpr std::size_t most_fds = 253; // SCM_MAX_FD
 
 std::size_t open_descriptors() {
@@ -176,6 +176,7 @@ TEST_F(LinkTest, AnyThreadSends) {
     std::array<std::uint64_t, 2> next{};
     {
         std::vector<std::jthread> senders;
+        senders.reserve(next.size());
         for (std::uint64_t thread = 0; thread < next.size(); ++thread) {
             senders.emplace_back([this, thread] {
                 for (std::uint64_t i = 0; i < each; ++i) {

@@ -16,7 +16,7 @@ using statemachine::Status;
 using std::chrono::milliseconds;
 using Names = std::set<std::string>;
 
-constexpr std::uint64_t mib = 1024 * 1024;
+constexpr std::uint64_t mib = 1024UL * 1024;
 
 Names names_of(const json& object) {
     Names names;

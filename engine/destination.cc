@@ -69,7 +69,7 @@ void Destination::cancel() {
 Result<void> Destination::run() {
     if (!config_.unsettled) {
         if (auto done = serve(); !done) {
-            const Error error = cause(std::move(done.error()));
+            const Error error = cause(done.error());
             // Once the source may have sent its permit, only a certain word says that the guest does not run here: the source's
             // own, or the hypervisor's refusal to run it.
             const bool uncertain = loaded_ && !run_refused_ && !(channel_ && channel_->peer_failed());
@@ -82,7 +82,7 @@ Result<void> Destination::run() {
     }
     while (!settled_ && !cancelled_) {
         if (auto done = settle(); !done) {
-            lost(cause(std::move(done.error())));
+            lost(cause(done.error()));
         }
     }
     if (!settled_ && !ran_) {
@@ -91,8 +91,8 @@ Result<void> Destination::run() {
     return {};
 }
 
-Error Destination::cause(Error seen) {
-    return inbox_ ? inbox_->cause_of(std::move(seen)) : seen;
+Error Destination::cause(const Error& seen) {
+    return inbox_ ? inbox_->cause_of(seen) : seen;
 }
 
 void Destination::fail(const Error& error) {

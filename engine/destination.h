@@ -82,14 +82,14 @@ private:
     Result<Peer> turn_away(Error error);
     Result<void> take_ram(const std::vector<std::size_t>& order);
     Result<void> send_extents();
-    Result<void> discard(const transport::session::Discard& discard);
+    Result<void> discard(const transport::session::Discard& message);
     Result<void> receive_guest();
     Result<void> device_state(std::vector<std::byte> bytes);
     Result<void> load(std::uint64_t device_state_bytes);
     Result<void> run_guest(bool running);
     Result<void> say_running();
     void fail(const Error& error);
-    [[nodiscard]] Error cause(Error seen);
+    [[nodiscard]] Error cause(const Error& seen);
 
     DestinationConfig config_;
     DestinationGuest& guest_;

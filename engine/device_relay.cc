@@ -5,6 +5,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <system_error>
@@ -12,7 +13,7 @@
 namespace pageferry::engine {
 
 namespace {
-constexpr std::size_t read_size = 32 * 1024; // fits a DeviceState message
+constexpr std::size_t read_size = 32UL * 1024; // fits a DeviceState message
 } // namespace
 
 Result<std::unique_ptr<DeviceRelay>> DeviceRelay::create(Fd socket, Sink sink) {
@@ -85,7 +86,7 @@ void DeviceRelay::release() {
     {
         const std::lock_guard lock{mutex_};
         held_ = false;
-        std::move(waiting_.begin(), waiting_.end(), std::back_inserter(outgoing_));
+        std::ranges::move(waiting_, std::back_inserter(outgoing_));
         waiting_.clear();
         waiting_bytes_ = 0;
     }
@@ -133,7 +134,6 @@ void DeviceRelay::run() {
     for (;;) {
         std::uint64_t drain_asked = 0;
         bool want_write = false;
-        bool eof = false;
         {
             const std::lock_guard lock{mutex_};
             if (stop_ || error_) {
@@ -141,11 +141,11 @@ void DeviceRelay::run() {
             }
             want_write = !outgoing_.empty();
             drain_asked = drain_asked_;
-            eof = eof_;
         }
         if (!read_all() || (want_write && !write_some())) {
             return;
         }
+        bool eof = false;
         {
             const std::lock_guard lock{mutex_};
             drain_done_ = drain_asked;

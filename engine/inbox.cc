@@ -76,7 +76,7 @@ std::optional<Error> Inbox::error() const {
     return error_;
 }
 
-Error Inbox::cause_of(Error seen) {
+Error Inbox::cause_of(const Error& seen) {
     std::unique_lock lock{mutex_};
     if (seen.code == ErrorCode::closed) {
         changed_.wait_for(lock, last_word_wait, [this] { return error_.has_value(); });

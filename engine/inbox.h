@@ -31,7 +31,7 @@ public:
     [[nodiscard]] std::optional<Error> error() const;
     // What the peer's last word says of an error seen elsewhere. That word may still be on its way here when another lane, or a
     // call on the connection, meets the peer's end: then it is waited for, in bounds.
-    [[nodiscard]] Error cause_of(Error seen);
+    [[nodiscard]] Error cause_of(const Error& seen);
     // From here on the end of the connection is no error: the peer has said goodbye or is about to.
     void expect_end();
 

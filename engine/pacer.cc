@@ -16,7 +16,7 @@ std::uint64_t Pacer::allow(std::uint64_t wanted, std::uint64_t rate, Clock::time
         tokens_ = 0;
         return wanted;
     }
-    const double per_second = static_cast<double>(rate);
+    const auto per_second = static_cast<double>(rate);
     const double most = std::max(per_second * std::chrono::duration<double>(burst).count(), smallest);
     tokens_ = std::min(tokens_ + per_second * std::max(passed.count(), 0.0), most);
     const double smallest_now = std::min(smallest, static_cast<double>(wanted));

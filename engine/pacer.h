@@ -23,7 +23,7 @@ public:
 
 private:
     double tokens_ = 0; // bytes
-    Clock::time_point last_{};
+    Clock::time_point last_;
 };
 
 } // namespace pageferry::engine

@@ -77,11 +77,11 @@ void Peer::cancel(const std::string& text) {
     }
 }
 
-Error Peer::cause(Error seen) {
+Error Peer::cause(const Error& seen) {
     if (cancelled_) {
         return make_error(ErrorCode::cancelled, "migrate", config_.uri, "cancelled");
     }
-    return inbox_ ? inbox_->cause_of(std::move(seen)) : seen;
+    return inbox_ ? inbox_->cause_of(seen) : seen;
 }
 
 } // namespace pageferry::engine

@@ -43,7 +43,7 @@ public:
 
     [[nodiscard]] bool cancelled() const { return cancelled_; }
     // The first thing that went wrong, where what was seen is only its consequence.
-    [[nodiscard]] Error cause(Error seen);
+    [[nodiscard]] Error cause(const Error& seen);
     [[nodiscard]] transport::Connection& connection() { return *connection_; }
     [[nodiscard]] Inbox& inbox() { return *inbox_; }
     [[nodiscard]] const PeerConfig& config() const { return config_; }

@@ -14,7 +14,8 @@ constexpr std::chrono::milliseconds rate_window{250};
 
 Pusher::Pusher(transport::Connection& connection, Progress& progress, const Limits& limits)
     : connection_(connection), progress_(progress), limits_(limits), free_slots_(in_flight) {
-    std::iota(free_slots_.rbegin(), free_slots_.rend(), 0U);
+    // Taken from the end: the first slot first.
+    std::iota(free_slots_.rbegin(), free_slots_.rend(), 0U); // NOLINT(modernize-use-ranges): GCC 12 has no std::ranges::iota
 }
 
 Result<void> Pusher::push_all(PendingPages& pending, bool paced, const std::function<bool()>& until) {

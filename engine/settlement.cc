@@ -15,7 +15,7 @@ constexpr std::chrono::milliseconds run_timeout{60'000}; // a dead peer is found
 Result<void> Settlement::run() {
     auto done = settle();
     if (!done) {
-        done = std::unexpected(peer_.cause(std::move(done.error())));
+        done = std::unexpected(peer_.cause(done.error()));
         std::ignore = machine_.transition(Status::postcopy_paused, peer_.cancelled() ? Cause::requested : Cause::connection_lost,
                                           done.error().to_string());
     }

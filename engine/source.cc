@@ -36,7 +36,7 @@ Result<void> Source::run() {
     auto done = migrate();
     config_.tracker->stop();
     if (!done) {
-        done = std::unexpected(peer_.cause(std::move(done.error())));
+        done = std::unexpected(peer_.cause(done.error()));
         finish(done.error());
     }
     return done;

@@ -20,7 +20,7 @@ using nlohmann::json;
 using statemachine::Side;
 using statemachine::Status;
 
-constexpr std::array<std::string_view, 14> answered{
+constexpr std::array<std::string_view, 15> answered{
     "migrate",
     "migrate-incoming",
     "migrate_cancel",
@@ -35,6 +35,7 @@ constexpr std::array<std::string_view, 14> answered{
     "query-migrate",
     "cont",
     "stop",
+    "human-monitor-command",
 };
 constexpr std::array<std::string_view, 2> out_of_band_too{"migrate-pause", "migrate-recover"};
 
@@ -106,18 +107,20 @@ bool MigrationCommands::is_native() const {
 }
 
 void MigrationCommands::handle(const std::string& command, const nlohmann::json& arguments, const Answer& answer,
-                               const std::function<void()>& pass_on) {
+                               const PassOn& pass_on) {
     if (command == "cont" || command == "stop") {
         // With arguments, QEMU's own refusal.
         if (arguments.empty() && service_.hold_run_state(command == "cont")) {
             answer(json::object());
         } else {
-            pass_on();
+            pass_on(false);
         }
         return;
     }
-    if (service_.is_native()) {
-        pass_on();
+    if (command == "human-monitor-command") {
+        human_command(arguments, answer, pass_on);
+    } else if (service_.is_native()) {
+        pass_on(false);
     } else if (command == "migrate") {
         migrate(arguments, answer, pass_on);
     } else if (command == "migrate-incoming") {
@@ -204,7 +207,7 @@ Result<void> MigrationCommands::may_take_incoming() const {
     return {};
 }
 
-void MigrationCommands::migrate(const nlohmann::json& arguments, const Answer& answer, const std::function<void()>& pass_on) {
+void MigrationCommands::migrate(const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on) {
     Arguments reader{arguments};
     const TargetArguments where{reader};
     (void)reader.boolean("detach"); // for QEMU's human monitor; over QMP every migrate is detached
@@ -229,8 +232,7 @@ void MigrationCommands::migrate(const nlohmann::json& arguments, const Answer& a
     service_.migrate({.uris = {target->uri}, .resume = resume}, reply_to(answer));
 }
 
-void MigrationCommands::migrate_incoming(const nlohmann::json& arguments, const Answer& answer,
-                                         const std::function<void()>& pass_on) {
+void MigrationCommands::migrate_incoming(const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on) {
     Arguments reader{arguments};
     const TargetArguments where{reader};
     const bool exit_on_error = reader.boolean("exit-on-error").value_or(true);
@@ -292,10 +294,37 @@ void MigrationCommands::migrate_continue(const nlohmann::json& arguments, const 
     }
 }
 
-void MigrationCommands::start_native(bool incoming, const Answer& answer, const std::function<void()>& pass_on) {
+// QEMU's own migration of the guest's RAM, begun behind our back, would know nothing of ours.
+void MigrationCommands::human_command(const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on) {
+    const auto line = arguments.find("command-line");
+    const std::string text = line != arguments.end() && line->is_string() ? line->get<std::string>() : std::string{};
+    const auto begin = text.find_first_not_of(" \t");
+    const std::string name = begin == std::string::npos ? "" : text.substr(begin, text.find_first_of(" \t", begin) - begin);
+    if (name != "migrate" && !name.starts_with("migrate_")) {
+        return pass_on(false);
+    }
+    std::string command = name;
+    if (command != "migrate_cancel") { // the only one that QMP writes so too
+        std::ranges::replace(command, '_', '-');
+    }
+    if (command == "migrate-set-capability") {
+        command = "migrate-set-capabilities";
+    } else if (command == "migrate-set-parameter") {
+        command = "migrate-set-parameters";
+    }
+    refuse(answer, refuse_with("The human monitor's " + name + " is QEMU's own migration, not Pageferry's: use the QMP command " +
+                               command)
+                       .error());
+}
+
+void MigrationCommands::native_refused() {
+    service_.native_refused();
+}
+
+void MigrationCommands::start_native(bool incoming, const Answer& answer, const PassOn& pass_on) {
     service_.begin_native(incoming, [answer, pass_on](const Result<void>& done) {
         if (done) {
-            pass_on();
+            pass_on(true);
         } else {
             refuse(answer, done.error());
         }

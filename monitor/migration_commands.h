@@ -32,21 +32,25 @@ public:
     // Whether handle() wants to see this command at all. Out of band: only those that QEMU allows there.
     [[nodiscard]] static bool knows(std::string_view command, bool out_of_band);
 
-    // Exactly one of the two is called, once, at once or later: answer with the result, or pass_on when the command is QEMU's own
-    // business after all.
-    void handle(const std::string& command, const nlohmann::json& arguments, const Answer& answer,
-                const std::function<void()>& pass_on);
+    // The command is QEMU's own business after all. begins: a migration that QEMU carries alone begins with it, unless QEMU
+    // answers with an error: then native_refused() is to be called.
+    using PassOn = std::function<void(bool begins)>;
+
+    // Exactly one of the two is called, once, at once or later: answer with the result, or pass_on.
+    void handle(const std::string& command, const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on);
+    void native_refused();
 
     // QEMU's MIGRATION and MIGRATION_PASS events are shown to users.
     [[nodiscard]] bool is_native() const;
 
 private:
-    void migrate(const nlohmann::json& arguments, const Answer& answer, const std::function<void()>& pass_on);
-    void migrate_incoming(const nlohmann::json& arguments, const Answer& answer, const std::function<void()>& pass_on);
+    void migrate(const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on);
+    void migrate_incoming(const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on);
     void migrate_recover(const nlohmann::json& arguments, const Answer& answer);
     void migrate_continue(const nlohmann::json& arguments, const Answer& answer);
     void without_arguments(const std::string& command, const Answer& answer);
-    void start_native(bool incoming, const Answer& answer, const std::function<void()>& pass_on);
+    void human_command(const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on);
+    void start_native(bool incoming, const Answer& answer, const PassOn& pass_on);
     Result<void> set_capabilities(const nlohmann::json& arguments);
     Result<void> set_parameters(const nlohmann::json& arguments);
     [[nodiscard]] Result<void> may_migrate(bool resume) const;

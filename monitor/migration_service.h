@@ -60,6 +60,8 @@ public:
     // that migration is_native() is true: the migration commands, query-migrate and MIGRATION events are QEMU's own.
     virtual void begin_native(bool incoming, Reply reply) = 0;
     [[nodiscard]] virtual bool is_native() const = 0;
+    // QEMU has answered that command with an error: it did not begin.
+    virtual void native_refused() = 0;
 
     // Values the user changed, already validated and stored; for a migration under way they take effect at once where that makes
     // sense.

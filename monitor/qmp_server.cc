@@ -43,6 +43,7 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
     struct InFlight {
         std::unique_ptr<json> id; // null: none
         bool out_of_band = false;
+        bool begins_native = false;
         std::weak_ptr<QmpSession> owner; // gone: the answer is for nobody
     };
     struct Waiting {
@@ -199,7 +200,8 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
             waiting = std::move(message);
             return;
         }
-        in_flight.push_back({std::move(message.forward.id), message.forward.out_of_band, std::move(message.owner)});
+        in_flight.push_back({std::move(message.forward.id), message.forward.out_of_band, message.forward.begins_native,
+                             std::move(message.owner)});
         backend->send_raw(std::move(message.forward.text), std::move(message.forward.fds));
     }
 
@@ -226,6 +228,9 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
         }
         const InFlight mine = std::move(*found);
         in_flight.erase(found);
+        if (mine.begins_native && answer.contains("error")) {
+            commands.native_refused(); // before the client can send its next command
+        }
         if (const auto owner = mine.owner.lock()) {
             owner->show_reply(raw, mine.out_of_band);
         }

@@ -289,21 +289,22 @@ void QmpSession::intercept(Item item, const Command& command) {
                 }
             }
         },
-        [once, pending] {
+        [once, pending](bool begins_native) {
             if (const auto alive = once()) {
-                alive->forward(std::move(pending->item), pending->out_of_band);
+                alive->forward(std::move(pending->item), pending->out_of_band, begins_native);
             }
         });
 }
 
-void QmpSession::forward(Item item, bool out_of_band) {
+void QmpSession::forward(Item item, bool out_of_band, bool begins_native) {
     if (out_of_band) {
         ++out_of_band_open_;
     }
     around_.forward({.text = std::move(item.text) + "\r\n",
                      .fds = std::exchange(carried_, {}),
                      .id = std::move(item.id),
-                     .out_of_band = out_of_band});
+                     .out_of_band = out_of_band,
+                     .begins_native = begins_native});
 }
 
 void QmpSession::show_reply(std::string_view raw, bool out_of_band) {

@@ -28,6 +28,7 @@ struct Forward {
     std::vector<Fd> fds;
     std::unique_ptr<nlohmann::json> id; // null: none
     bool out_of_band = false;
+    bool begins_native = false; // an error in the answer is to be told to MigrationCommands
 };
 
 class QmpSession : public std::enable_shared_from_this<QmpSession> {
@@ -71,7 +72,7 @@ private:
     void run(Item item);
     void run_command(Item item, const Command& command);
     void intercept(Item item, const Command& command);
-    void forward(Item item, bool out_of_band);
+    void forward(Item item, bool out_of_band, bool begins_native = false);
     QmpResult negotiate(const nlohmann::json& arguments);
     void answer(const QmpResult& result, const nlohmann::json* id);
     void item_done();

@@ -99,9 +99,9 @@ public:
     [[nodiscard]] std::string description() const { return plugin_->description; }
     // The plugin's own table, valid while this or anything made from it lives.
     [[nodiscard]] const pf_transport& abi() const { return *plugin_; }
-    Result<void> probe(const std::optional<std::string>& uri) const;
-    Result<Listener> listen(const std::string& uri, const Options& options) const;
-    Result<Connection> open(const std::string& uri, const Options& options) const;
+    [[nodiscard]] Result<void> probe(const std::optional<std::string>& uri) const;
+    [[nodiscard]] Result<Listener> listen(const std::string& uri, const Options& options) const;
+    [[nodiscard]] Result<Connection> open(const std::string& uri, const Options& options) const;
 
 private:
     std::shared_ptr<const pf_transport> plugin_;

@@ -13,8 +13,8 @@
 namespace pageferry::hypervisor {
 
 namespace {
-constexpr std::size_t most_fds = 253;               // SCM_MAX_FD, include/net/scm.h
-constexpr std::size_t largest_message = 128 * 1024; // bytes; a start message names at most 128 blocks
+constexpr std::size_t most_fds = 253;                 // SCM_MAX_FD, include/net/scm.h
+constexpr std::size_t largest_message = 128UL * 1024; // bytes; a start message names at most 128 blocks
 constexpr const char* object = "link between monitor and mover";
 } // namespace
 

@@ -27,9 +27,9 @@ public:
 
     [[nodiscard]] int fd() const { return socket_.get(); }
     // Never waits. resources: the other side does not read; closed: it is gone. The descriptors stay the caller's.
-    Result<void> send(const nlohmann::json& message, std::span<const int> fds = {}) const;
+    [[nodiscard]] Result<void> send(const nlohmann::json& message, std::span<const int> fds = {}) const;
     // Empty: none in time. closed: the other side is gone. protocol: not JSON, or cut off.
-    Result<std::unique_ptr<LinkMessage>> receive(std::chrono::milliseconds timeout) const;
+    [[nodiscard]] Result<std::unique_ptr<LinkMessage>> receive(std::chrono::milliseconds timeout) const;
 
 private:
     Fd socket_;

@@ -41,12 +41,12 @@ Error no_mapping(const RamBackend& backend) {
 
 } // namespace
 
-Result<std::vector<GuestRamBlock>> find_guest_ram(std::span<const RamBackend> backends, std::vector<AgentMapping> mappings) {
+Result<std::vector<GuestRamBlock>> find_guest_ram(std::span<const RamBackend> backends, std::span<const AgentMapping> mappings) {
     std::vector<GuestRamBlock> blocks;
     for (const auto& backend : backends) {
         std::uint64_t length = 0;
         GuestRamBlock block;
-        for (auto& mapping : mappings) {
+        for (const auto& mapping : mappings) {
             if (!belongs(backend, mapping)) {
                 continue;
             }

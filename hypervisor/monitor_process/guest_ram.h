@@ -21,7 +21,7 @@ struct GuestRamBlock {
 
 // One block for each backend, in the order of their names, so that both sides have the same. An error names the backend that has
 // no usable mapping and says what to change.
-Result<std::vector<GuestRamBlock>> find_guest_ram(std::span<const RamBackend> backends, std::vector<AgentMapping> mappings);
+Result<std::vector<GuestRamBlock>> find_guest_ram(std::span<const RamBackend> backends, std::span<const AgentMapping> mappings);
 
 // Ends write-protect tracking of these blocks, as a mover that was killed could not. Where nothing is registered, nothing
 // happens.

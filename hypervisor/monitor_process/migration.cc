@@ -22,8 +22,6 @@ using statemachine::Side;
 using statemachine::Status;
 
 namespace {
-// A command of QEMU's that it carries alone and refuses at once gives no event: this is when we look whether it began at all.
-constexpr std::chrono::milliseconds native_start_limit{1000};
 constexpr unsigned most_settlers = 5; // a mover that dies again and again will not do better
 
 bool is_directory(const std::string& path) {
@@ -51,8 +49,7 @@ Migration::Migration(boost::asio::io_context& io, const MonitorConfig& config, s
                                               }
                                           }}),
       machine_(std::make_unique<statemachine::Machine>(config.incoming_given ? Side::destination : Side::source, events_)),
-      deadline_(io), native_check_(io), incoming_(config.incoming_given && !config.incoming_native),
-      autostart_(config.autostart) {}
+      deadline_(io), incoming_(config.incoming_given && !config.incoming_native), autostart_(config.autostart) {}
 
 Migration::~Migration() {
     mover_.reset();
@@ -216,7 +213,7 @@ Result<void> Migration::start_mover(const std::vector<RamBackend>& backends) {
     if (!mappings) {
         return std::unexpected(std::move(mappings.error()));
     }
-    auto blocks = find_guest_ram(backends, std::move(*mappings));
+    auto blocks = find_guest_ram(backends, *mappings);
     if (!blocks) {
         return std::unexpected(std::move(blocks.error()));
     }
@@ -404,13 +401,16 @@ json Migration::query_migrate() const {
         return native_result_;
     }
     const auto end = finished_.value_or(std::chrono::steady_clock::now());
-    return hypervisor::query_migrate(
-        MigrationView{.side = machine_->side(),
-                      .status = machine_->status(),
-                      .error = machine_->error(),
-                      .total_time = std::chrono::duration_cast<std::chrono::milliseconds>(end - started_),
-                      .progress = page_ != nullptr ? &page_->progress : nullptr,
-                      .blocked_reasons = config_.untracked_writers});
+    return hypervisor::query_migrate(MigrationView{
+        .side = machine_->side(),
+        .status = machine_->status(),
+        .error = machine_->error(),
+        .total_time = std::chrono::duration_cast<std::chrono::milliseconds>(end - started_),
+        .progress = page_ != nullptr ? &page_->progress : nullptr,
+        .blocked_reasons = config_.untracked_writers,
+        .listening = machine_->side() == Side::destination && (status() == Status::setup || status() == Status::active)
+                         ? uri_
+                         : std::string{}});
 }
 
 bool Migration::hold_run_state(bool run) {
@@ -434,19 +434,15 @@ void Migration::begin_native(bool incoming, monitor::Reply reply) {
         }
         native_ = true;
         native_incoming_ = incoming;
-        native_begun_ = false;
-        native_check_.expires_after(native_start_limit);
-        native_check_.async_wait([this](const boost::system::error_code& error) {
-            if (!error && native_ && !native_begun_) {
-                native_ = false; // QEMU refused it, and has said so itself
-            }
-        });
         reply({});
     });
 }
 
+void Migration::native_refused() {
+    native_ = false;
+}
+
 void Migration::native_event(const std::string& status) {
-    native_begun_ = true;
     if (status != "completed" && status != "failed" && status != "cancelled") {
         return;
     }

@@ -56,6 +56,7 @@ public:
     bool hold_run_state(bool run) override;
     void begin_native(bool incoming, monitor::Reply reply) override;
     [[nodiscard]] bool is_native() const override { return native_; }
+    void native_refused() override;
     void parameters_changed(const monitor::Parameters& parameters) override;
 
 private:
@@ -112,8 +113,7 @@ private:
     std::unique_ptr<MoverProcess> mover_;
     engine::ControlPage* page_ = nullptr;
     Fd page_memory_;
-    boost::asio::steady_timer deadline_; // of the end of the mover
-    boost::asio::steady_timer native_check_;
+    boost::asio::steady_timer deadline_;        // of the end of the mover
     Fd tracking_;                               // the userfaultfd that tracks dirty pages
     std::vector<memory::RamBlockInfo> tracked_; // what it may be registered for
 
@@ -143,7 +143,6 @@ private:
     // a migration that QEMU carries alone
     bool native_ = false;
     bool native_incoming_ = false;
-    bool native_begun_ = false;
     nlohmann::json native_result_;
 };
 

@@ -157,7 +157,7 @@ void Migration::mover_request(std::uint64_t id, const LinkMessage& message) {
     } else if (what == request::commit && source && now == Status::device) {
         commit(id);
     } else if (what == request::start_device_load && !source && now == Status::active) {
-        qemu_.start_load(parameters_, [this, id](Result<Fd> stream) { answer(id, stream, json::object()); });
+        qemu_.start_load([this, id](Result<Fd> stream) { answer(id, stream, json::object()); });
     } else if (what == request::run && !source && load_told_ && (now == Status::active || now == Status::postcopy_active)) {
         run_guest(id, message.flag("running"));
     } else {
@@ -178,7 +178,12 @@ void Migration::run_guest(std::uint64_t id, bool running) {
         }
     };
     if (running && autostart_) {
-        qemu_.run(ran);
+        qemu_.run([this, ran](const Result<void>& result) {
+            ran(result);
+            if (result && parameters_.announce().rounds > 0) {
+                qemu_.announce(parameters_.announce());
+            }
+        });
     } else {
         ran({}); // it goes on standing still, now as this side's own
     }

@@ -60,17 +60,14 @@ Result<void> MonitorProcess::start() {
     migration_ = std::make_unique<Migration>(io_, config_, mover_program(), Fd{config_.agent_fd}, *qmp_, capabilities_,
                                              parameters_, sink_, log_line);
     commands_ = std::make_unique<monitor::MigrationCommands>(*migration_, capabilities_, parameters_);
-    for (auto& user : config_.user_monitors) {
-        PAGEFERRY_TRY(serve(user));
+    if (!listens_first()) {
+        PAGEFERRY_TRY(serve_all());
     }
     qmp_->start({.ready =
                      [this] {
                          // Answered once QEMU's main loop runs, so once its start has succeeded.
-                         qmp_->execute("query-status", nlohmann::json::object(), [this](const Result<nlohmann::json>&) {
-                             tell_launcher(up_byte);
-                             ready_.reset();
-                             begin_incoming();
-                         });
+                         qmp_->execute("query-status", nlohmann::json::object(),
+                                       [this](const Result<nlohmann::json>&) { listens_first() ? begin_incoming() : up(); });
                      },
                  .event = [this](const std::string& name, const nlohmann::json& event,
                                  std::string_view) { migration_->qemu_event(name, event); },
@@ -80,21 +77,42 @@ Result<void> MonitorProcess::start() {
     return {};
 }
 
-// -incoming with a URI of ours: QEMU was started with `defer`.
+// -incoming with a URI of ours: QEMU was started with `defer`. As with QEMU itself, whoever is answered by a monitor, or by the
+// end of -daemonize's parent, knows that the migration may come.
+bool MonitorProcess::listens_first() const {
+    return config_.incoming_given && !config_.incoming_native && config_.incoming != "defer";
+}
+
+void MonitorProcess::up() {
+    tell_launcher(up_byte);
+    ready_.reset();
+}
+
 void MonitorProcess::begin_incoming() {
-    if (!config_.incoming_given || config_.incoming_native || config_.incoming == "defer") {
-        return;
-    }
+    const auto give_up = [this](const std::string& why) {
+        // QEMU itself would not have started.
+        spdlog::error("-incoming {}: {}", config_.incoming, why);
+        qmp_->execute("quit", nlohmann::json::object(), [](const Result<nlohmann::json>&) {});
+    };
     commands_->handle(
         "migrate-incoming", {{"uri", config_.incoming}},
-        [this](const monitor::QmpResult& result) {
+        [this, give_up](const monitor::QmpResult& result) {
             if (!result) {
-                // QEMU itself would not have started.
-                spdlog::error("-incoming {}: {}", config_.incoming, result.error().desc);
-                qmp_->execute("quit", nlohmann::json::object(), [](const Result<nlohmann::json>&) {});
+                return give_up(result.error().desc);
             }
+            if (const auto served = serve_all(); !served) {
+                return give_up(served.error().to_string());
+            }
+            up();
         },
-        [] {});
+        [](bool) {});
+}
+
+Result<void> MonitorProcess::serve_all() {
+    for (auto& user : config_.user_monitors) {
+        PAGEFERRY_TRY(serve(user));
+    }
+    return {};
 }
 
 Result<void> MonitorProcess::serve(UserMonitor& user) {

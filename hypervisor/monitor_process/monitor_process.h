@@ -25,7 +25,7 @@ public:
     MonitorProcess(const MonitorProcess&) = delete;
     MonitorProcess& operator=(const MonitorProcess&) = delete;
 
-    // Everything is served after this; QEMU may start.
+    // QEMU may start after this. Its monitors are served; with -incoming URI only once it listens there.
     Result<void> start();
     // Until QEMU has ended.
     void run();
@@ -33,7 +33,10 @@ public:
 private:
     Result<void> start_private_monitor();
     Result<void> serve(UserMonitor& user);
+    Result<void> serve_all();
+    [[nodiscard]] bool listens_first() const;
     void begin_incoming();
+    void up();
     void tell_launcher(char byte);
     void qemu_ended();
     void end_if_served();

@@ -35,7 +35,7 @@ void QemuDriver::in_order(std::vector<Command> commands, Done done) {
     if (commands.empty()) {
         return done({});
     }
-    Command first = std::move(commands.front());
+    const Command first = std::move(commands.front());
     commands.erase(commands.begin());
     qmp_.execute(first.name, first.arguments,
                  [this, rest = std::move(commands), done = std::move(done)](Result<json> answer) mutable {
@@ -201,7 +201,7 @@ void QemuDriver::resume_stopped(bool was_running, const Done& done) {
     });
 }
 
-void QemuDriver::start_load(const monitor::Parameters& parameters, std::function<void(Result<Fd>)> done) {
+void QemuDriver::start_load(std::function<void(Result<Fd>)> done) {
     auto ends = stream_pair();
     if (!ends) {
         return done(std::unexpected(std::move(ends.error())));
@@ -209,13 +209,10 @@ void QemuDriver::start_load(const monitor::Parameters& parameters, std::function
     struct Start {
         Fd ours;
         Fd theirs;
-        monitor::Announce announce;
         std::function<void(Result<Fd>)> done;
     };
-    auto start = std::make_shared<Start>(Start{.ours = std::move(ends->first),
-                                               .theirs = std::move(ends->second),
-                                               .announce = parameters.announce(),
-                                               .done = std::move(done)});
+    auto start = std::make_shared<Start>(
+        Start{.ours = std::move(ends->first), .theirs = std::move(ends->second), .done = std::move(done)});
     with_listed_capabilities([this, start](Result<void> listed) {
         if (!listed) {
             return start->done(std::unexpected(std::move(listed.error())));
@@ -225,26 +222,33 @@ void QemuDriver::start_load(const monitor::Parameters& parameters, std::function
         active_ = true;
         loading_ = true;
         succeeded_ = false;
-        const auto& announce = start->announce;
-        in_order({capabilities_command({"x-ignore-shared", "late-block-activate", "events"}),
-                  Command{.name = "migrate-set-parameters",
-                          .arguments = {{"announce-initial", announce.initial.count()},
-                                        {"announce-max", announce.max.count()},
-                                        {"announce-rounds", announce.rounds},
-                                        {"announce-step", announce.step.count()}}},
-                  Command{.name = "migrate-incoming", .arguments = {{"uri", "fd:" + name}}}},
-                 [this, start](Result<void> started) {
-                     if (!started) {
-                         active_ = false;
-                         return start->done(std::unexpected(std::move(started.error())));
-                     }
-                     start->done(std::move(start->ours));
-                 });
+        in_order(
+            {capabilities_command({"x-ignore-shared", "late-block-activate", "events"}),
+             // QEMU would announce the guest's network cards when it has loaded; the guest may still go on at the source then.
+             Command{.name = "migrate-set-parameters", .arguments = {{"announce-rounds", 0}}},
+             Command{.name = "migrate-incoming", .arguments = {{"uri", "fd:" + name}}}},
+            [this, start](Result<void> started) {
+                if (!started) {
+                    active_ = false;
+                    return start->done(std::unexpected(std::move(started.error())));
+                }
+                start->done(std::move(start->ours));
+            });
     });
 }
 
 void QemuDriver::run(Done done) {
     in_order({Command{.name = "cont"}}, std::move(done));
+}
+
+void QemuDriver::announce(const monitor::Announce& announce) {
+    // The guest runs, whatever becomes of this.
+    in_order({Command{.name = "announce-self",
+                      .arguments = {{"initial", announce.initial.count()},
+                                    {"max", announce.max.count()},
+                                    {"rounds", announce.rounds},
+                                    {"step", announce.step.count()}}}},
+             [](const Result<void>&) {});
 }
 
 void QemuDriver::fail_incoming() {

@@ -17,6 +17,7 @@
 namespace pageferry::monitor {
 class Capabilities;
 class Parameters;
+struct Announce;
 } // namespace pageferry::monitor
 
 namespace pageferry::hypervisor {
@@ -44,8 +45,10 @@ public:
     void restore(bool was_running, Done done);
 
     // Destination.
-    void start_load(const monitor::Parameters& parameters, std::function<void(Result<Fd>)> done);
+    void start_load(std::function<void(Result<Fd>)> done);
     void run(Done done); // cont
+    // Tells the network where the guest is now.
+    void announce(const monitor::Announce& announce);
     // QEMU fails its incoming migration, says so in its own words, and exits, as it does when a migration fails.
     void fail_incoming();
 
@@ -63,7 +66,7 @@ private:
     };
     void in_order(std::vector<Command> commands, Done done);
     void give_stream(std::string name, Fd socket, Done done);
-    Command capabilities_command(std::initializer_list<const char*> on) const;
+    [[nodiscard]] Command capabilities_command(std::initializer_list<const char*> on) const;
     void with_listed_capabilities(Done done);
     Result<std::pair<Fd, Fd>> stream_pair();
     void migration_event(const std::string& status);

@@ -1,8 +1,11 @@
 #include "hypervisor/monitor_process/query_migrate.h"
 
+#include "transport/uri.h"
+
 #include <nlohmann/json.hpp>
 
 #include <cmath>
+#include <optional>
 
 namespace pageferry::hypervisor {
 
@@ -38,12 +41,29 @@ json ram_figures(const engine::Progress& progress, std::chrono::milliseconds tot
             {"dirty-sync-missed-zero-copy", 0}};
 }
 
+// QEMU's SocketAddress (qapi/sockets.json).
+std::optional<json> socket_address(const std::string& text) {
+    const auto uri = transport::parse_uri(text);
+    if (!uri) {
+        return std::nullopt;
+    }
+    if (uri->scheme == "unix") {
+        return json{{"type", "unix"}, {"path", uri->path}};
+    }
+    return json{{"type", "inet"}, {"host", uri->host}, {"port", std::to_string(uri->port)}};
+}
+
 } // namespace
 
 json query_migrate(const MigrationView& view) {
     json answer = json::object();
     if (!view.blocked_reasons.empty()) {
         answer["blocked-reasons"] = json(std::vector<std::string>(view.blocked_reasons.begin(), view.blocked_reasons.end()));
+    }
+    if (!view.listening.empty()) {
+        if (auto address = socket_address(view.listening)) {
+            answer["socket-address"] = json::array({std::move(*address)});
+        }
     }
     if (view.status == Status::none) {
         return answer;

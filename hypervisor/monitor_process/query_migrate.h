@@ -21,6 +21,7 @@ struct MigrationView {
     std::chrono::milliseconds total_time{}; // from the start, to the end or now
     const engine::Progress* progress = nullptr;
     std::span<const std::string> blocked_reasons;
+    std::string listening; // destination: the URI it listens on, with the real port; empty where it does not
 };
 
 // QEMU shows nothing at all before the first migration, and no RAM figures on a destination before they have a meaning.

@@ -263,6 +263,18 @@ class Incoming(Case):
         self.finish(source, destination, running=False)
         self.assertFalse(destination.running())
 
+    def test_any_free_port(self):
+        """Where it listens is told as QEMU tells it."""
+        source, destination = self.started(), self.start("dst", incoming=True)
+        self.assertNotIn("socket-address", destination.migration())
+        destination.qmp.execute("migrate-incoming", uri="tcp:127.0.0.1:0")
+        (address,) = destination.migration()["socket-address"]
+        self.assertEqual((address["type"], address["host"]), ("inet", "127.0.0.1"))
+        source.qmp.execute("migrate-set-parameters", **FAST)
+        source.qmp.execute("migrate", uri=f"tcp:127.0.0.1:{address['port']}")
+        self.finish(source, destination)
+        self.assertNotIn("socket-address", destination.migration())
+
     def test_a_taken_port_on_the_command_line_ends_qemu(self):
         uri = self.uri()
         first = self.start("first", incoming=uri)

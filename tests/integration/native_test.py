@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from unittest import skipUnless
 
-from under_pageferry import FAST, Case, main, plain, wait_until
+from under_pageferry import FAST, Case, QmpError, main, plain, wait_until
 
 
 class Native(Case):
@@ -103,6 +103,12 @@ class Native(Case):
             vm.qmp.execute("cont")
         self.assert_goes_on(vm)
         self.move(vm, self.start("dst", incoming=True, extra=drive))
+
+    def test_a_native_migration_that_qemu_refuses_has_not_begun(self):
+        source, destination = self.pair()
+        with self.assertRaisesRegex(QmpError, "nobody"):
+            source.qmp.execute("migrate", uri="fd:nobody")
+        self.move(source, destination)
 
     def wait_job(self, vm, name):
         def concluded():

@@ -38,6 +38,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* NOLINTBEGIN(modernize-use-using): C */
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -216,4 +218,5 @@ typedef const pf_transport* (*pf_transport_entry_fn)(uint32_t host_abi_version);
 #ifdef __cplusplus
 }
 #endif
+/* NOLINTEND(modernize-use-using) */
 #endif

@@ -49,7 +49,7 @@ private:
     using Clock = std::chrono::steady_clock;
 
     Result<void> heartbeat_if_due();
-    Error silent() const;
+    [[nodiscard]] Error silent() const;
     Result<std::optional<Message>> take(std::span<const std::byte> bytes);
 
     Connection& connection_;

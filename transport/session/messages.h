@@ -30,11 +30,11 @@ namespace pageferry::transport::session {
 inline constexpr std::uint32_t magic = 0x59524650; // "PFRY", little-endian
 inline constexpr std::uint16_t version_min = 1;
 inline constexpr std::uint16_t version_max = 1;
-inline constexpr std::size_t max_name = 255;          // bytes in a RAM block id; QEMU's own limit (idstr[256])
-inline constexpr std::size_t max_blocks = 128;        // RAM blocks in a table
-inline constexpr std::size_t max_ranges = 2048;       // ranges in one message
-inline constexpr std::size_t max_payload = 60 * 1024; // bytes of device state in one message
-inline constexpr std::size_t max_text = 2048;         // bytes in a text for people
+inline constexpr std::size_t max_name = 255;            // bytes in a RAM block id; QEMU's own limit (idstr[256])
+inline constexpr std::size_t max_blocks = 128;          // RAM blocks in a table
+inline constexpr std::size_t max_ranges = 2048;         // ranges in one message
+inline constexpr std::size_t max_payload = 60UL * 1024; // bytes of device state in one message
+inline constexpr std::size_t max_text = 2048;           // bytes in a text for people
 
 enum class Role : std::uint8_t { source = 1, destination = 2 };
 

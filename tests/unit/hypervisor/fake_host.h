@@ -21,7 +21,9 @@ public:
         if (under("/nowhere")) {
             return std::unexpected(errno_error(2, "stat", path));
         }
-        PathStatus at{.exists = true, .directory = path == "/dev/shm" || path == "/dev/hugepages" || path == "/data"};
+        PathStatus at;
+        at.exists = true;
+        at.directory = path == "/dev/shm" || path == "/dev/hugepages" || path == "/data";
         at.device = 7;
         at.inode = 77;
         if (under("/dev/shm")) {

@@ -102,6 +102,10 @@ public:
         reply({});
     }
     [[nodiscard]] bool is_native() const override { return native; }
+    void native_refused() override {
+        asked.emplace_back("native refused");
+        native = false;
+    }
     void parameters_changed(const Parameters&) override { asked.emplace_back("parameters"); }
 
 private:

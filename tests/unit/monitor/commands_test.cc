@@ -19,6 +19,7 @@ struct Commands : testing::Test {
     Parameters parameters;
     MigrationCommands commands{service, capabilities, parameters, [](const std::string& scheme) { return scheme == "chaos"; }};
     bool passed = false;
+    bool begins_native = false;
 
     json run(const std::string& command, const json& arguments = json::object()) {
         std::optional<json> result;
@@ -30,7 +31,10 @@ struct Commands : testing::Test {
                 result = answer ? json{{"return", *answer}}
                                 : json{{"error", {{"class", answer.error().error_class}, {"desc", answer.error().desc}}}};
             },
-            [&] { passed = true; });
+            [&](bool begins) {
+                passed = true;
+                begins_native = begins;
+            });
         EXPECT_NE(result.has_value(), passed);
         return result.value_or(json(nullptr));
     }
@@ -98,15 +102,30 @@ TEST_F(Commands, FdExecAndFileAreHandedToQemu) {
     for (const char* uri : {"fd:migrate", "exec:cat >/dev/null", "file:/tmp/x"}) {
         service.native = false;
         EXPECT_EQ(run("migrate", {{"uri", uri}}), json(nullptr)) << uri;
-        EXPECT_TRUE(passed);
+        EXPECT_TRUE(passed && begins_native);
     }
     EXPECT_EQ(run("query-migrate"), json(nullptr)) << "QEMU's own, while it migrates";
-    EXPECT_TRUE(passed);
+    EXPECT_TRUE(passed && !begins_native);
+    EXPECT_EQ(run("migrate", {{"uri", "fd:again"}}), json(nullptr)) << "QEMU refuses it; the first one goes on";
+    EXPECT_TRUE(passed && !begins_native);
     service.native = false;
     service.refuse_native = true;
     EXPECT_EQ(error("migrate", {{"uri", "fd:x"}}), "hand over QEMU: not now");
     service.now = Status::active;
     EXPECT_EQ(error("migrate", {{"uri", "fd:x"}}), "There's a migration process in progress");
+}
+
+TEST_F(Commands, TheHumanMonitorsMigrationsAreRefusedWithTheQmpCommand) {
+    const auto human = [](const std::string& line) { return json{{"command-line", line}}; };
+    EXPECT_NE(error("human-monitor-command", human("migrate -d tcp:h:1")).find("use the QMP command migrate"), std::string::npos);
+    EXPECT_TRUE(error("human-monitor-command", human("  migrate_set_parameter x 1")).ends_with("migrate-set-parameters"));
+    EXPECT_TRUE(error("human-monitor-command", human("migrate_cancel")).ends_with("migrate_cancel"));
+    for (const json& other : {human("info migrate"), human("migration"), human(""), human("savevm migrate"), json::object(),
+                              json{{"command-line", 5}}}) {
+        EXPECT_EQ(run("human-monitor-command", other), json(nullptr)) << other;
+        EXPECT_TRUE(passed && !begins_native);
+    }
+    EXPECT_TRUE(service.asked.empty());
 }
 
 TEST_F(Commands, AMalformedUriIsRefusedBeforeAnythingHappens) {

@@ -219,6 +219,18 @@ TEST_F(Server, QemusMigrationEventsAreSwallowedUnlessTheMigrationIsItsOwn) {
     EXPECT_EQ(c.next()["data"], status("active"));
 }
 
+TEST_F(Server, ANativeMigrationThatQemuRefusesHasNotBegun) {
+    Peer c = client();
+    c.say(command("migrate", 1, {{"uri", "fd:nobody"}}));
+    qemu.say({{"id", qemu.next()["id"]}, {"error", {{"class", "GenericError"}, {"desc", "no such fd"}}}});
+    EXPECT_EQ(c.next()["error"]["desc"], "no such fd");
+    EXPECT_EQ(service.asked, (std::vector<std::string>{"native", "native refused"}));
+    c.say(command("migrate", 2, {{"uri", "fd:somebody"}}));
+    qemu.say({{"id", qemu.next()["id"]}, {"return", json::object()}});
+    EXPECT_TRUE(c.next().contains("return"));
+    EXPECT_TRUE(service.native);
+}
+
 TEST_F(Server, OwnEventsComeAfterWhatQemuHadSentBefore) {
     events_on();
     Peer c = client();

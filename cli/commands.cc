@@ -53,12 +53,12 @@ Result<Session> open(const MonitorOptions& options) {
     if (!client) {
         return std::unexpected(std::move(client.error()));
     }
+    client->interrupt_on(signals->descriptor()); // the number stays the same when the owner moves
     return Session{.signals = std::move(*signals), .client = std::move(*client)};
 }
 
 ExitCode follow_to_end(Session& session, const MonitorOptions& options, const FollowOptions& how) {
     const auto reporter = make_reporter(stdout, options.json, options.interval);
-    session.client.interrupt_on(session.signals.descriptor());
     const auto outcome = follow(session.client, session.signals, *reporter, how);
     if (!outcome) {
         reporter->note("");
@@ -92,7 +92,6 @@ ExitCode run_migrate(const MigrateOptions& options) {
     if (!session) {
         return complain(session.error());
     }
-    session->client.interrupt_on(session->signals.descriptor());
     const auto events = enable_events(session->client);
     if (!events) {
         return complain(events.error());
@@ -120,7 +119,6 @@ ExitCode run_watch(const MonitorOptions& options) {
     if (!session) {
         return complain(session.error());
     }
-    session->client.interrupt_on(session->signals.descriptor());
     const auto events = enable_events(session->client);
     if (!events) {
         return complain(events.error());
@@ -138,7 +136,6 @@ ExitCode run_status(const MonitorOptions& options) {
     if (!session) {
         return complain(session.error());
     }
-    session->client.interrupt_on(session->signals.descriptor());
     const auto snapshot = query(session->client);
     if (!snapshot) {
         return complain(snapshot.error());
@@ -161,7 +158,6 @@ ExitCode run_cancel(const MonitorOptions& options) {
     if (!session) {
         return complain(session.error());
     }
-    session->client.interrupt_on(session->signals.descriptor());
     const auto before = query(session->client);
     if (!before) {
         return complain(before.error());

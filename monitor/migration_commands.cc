@@ -39,26 +39,6 @@ constexpr std::array<std::string_view, 15> answered{
 };
 constexpr std::array<std::string_view, 2> out_of_band_too{"migrate-pause", "migrate-recover"};
 
-constexpr std::array<std::string_view, 17> status_names{
-    "none",
-    "setup",
-    "cancelling",
-    "cancelled",
-    "active",
-    "postcopy-device",
-    "postcopy-active",
-    "postcopy-paused",
-    "postcopy-recover-setup",
-    "postcopy-recover",
-    "completed",
-    "failing",
-    "failed",
-    "colo",
-    "pre-switchover",
-    "device",
-    "wait-unplug",
-};
-
 bool in_postcopy(Status status) {
     switch (status) {
     case Status::postcopy_device:
@@ -277,7 +257,7 @@ void MigrationCommands::migrate_recover(const nlohmann::json& arguments, const A
 
 void MigrationCommands::migrate_continue(const nlohmann::json& arguments, const Answer& answer) {
     Arguments reader{arguments};
-    const std::string wanted = reader.required_enum("state", status_names);
+    const std::string wanted = reader.required_enum("state", statemachine::status_names());
     if (const auto done = reader.finish(); !done) {
         return refuse(answer, done.error());
     }

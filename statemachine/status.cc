@@ -137,7 +137,7 @@ constexpr bool postcopy_never_goes_back() {
 static_assert(has_no_duplicate());
 static_assert(postcopy_never_goes_back());
 
-constexpr std::array<std::string_view, status_count> status_names{
+constexpr std::array<std::string_view, status_count> names_of_statuses{
     "none",
     "setup",
     "cancelling",
@@ -169,9 +169,13 @@ std::span<const Transition> transitions() {
     return table;
 }
 
+std::span<const std::string_view> status_names() {
+    return names_of_statuses;
+}
+
 std::string_view name_of(Status status) {
     const auto index = static_cast<std::size_t>(status);
-    return index < status_names.size() ? status_names[index] : "unknown";
+    return index < names_of_statuses.size() ? names_of_statuses[index] : "unknown";
 }
 
 std::string_view name_of(Side side) {
@@ -184,11 +188,11 @@ std::string_view name_of(Cause cause) {
 }
 
 std::optional<Status> status_from_name(std::string_view name) {
-    const auto* const found = std::ranges::find(status_names, name);
-    if (found == status_names.end()) {
+    const auto* const found = std::ranges::find(names_of_statuses, name);
+    if (found == names_of_statuses.end()) {
         return std::nullopt;
     }
-    return static_cast<Status>(found - status_names.begin());
+    return static_cast<Status>(found - names_of_statuses.begin());
 }
 
 bool is_legal(Side side, Status from, Status to, Cause cause) {

@@ -60,9 +60,10 @@ struct Transition {
 // The whole table, source first.
 std::span<const Transition> transitions();
 
-std::string_view name_of(Status status); // "postcopy-recover-setup"
-std::string_view name_of(Side side);     // "source"
-std::string_view name_of(Cause cause);   // "connection lost"
+std::span<const std::string_view> status_names(); // all of them, in the order of Status
+std::string_view name_of(Status status);          // "postcopy-recover-setup"
+std::string_view name_of(Side side);              // "source"
+std::string_view name_of(Cause cause);            // "connection lost"
 std::optional<Status> status_from_name(std::string_view name);
 
 bool is_legal(Side side, Status from, Status to, Cause cause);

@@ -79,7 +79,7 @@ public:
     Background(std::string what, Call call) : what_(std::move(what)), answer_(std::async(std::launch::async, std::move(call))) {}
     T get() {
         if (answer_.wait_for(std::chrono::milliseconds{2 * patience}) != std::future_status::ready) {
-            std::cerr << what_ << " hangs: it has not answered for " << 2 * patience / 1000 << " s" << std::endl;
+            std::cerr << what_ << " hangs: it has not answered for " << 2 * patience / 1000 << " s\n" << std::flush;
             std::_Exit(1);
         }
         return answer_.get();

@@ -41,6 +41,7 @@ class PullOnBothLanes : public Pull {};
 
 TEST_P(Pull, PagesArriveAtTheirOffsets) {
     std::vector<pf_extent> extents;
+    extents.reserve(rams.destination.size());
     for (const Ram& ram : rams.destination) {
         for (std::uint64_t offset = 0; offset < ram.length(); offset += 5 * small_page) {
             extents.push_back(extent(ram, offset, small_page, extents.size()));
@@ -51,6 +52,7 @@ TEST_P(Pull, PagesArriveAtTheirOffsets) {
 
 TEST_P(Pull, WholeBlocks) {
     std::vector<pf_extent> extents;
+    extents.reserve(rams.destination.size());
     for (const Ram& ram : rams.destination) {
         extents.push_back(extent(ram, 0, ram.length(), extents.size()));
     }
@@ -97,8 +99,8 @@ TEST_P(PullOnBothLanes, AtOnce) {
     const Ram& faults = rams.destination[2];
     std::vector<pf_extent> far;
     std::vector<pf_extent> near;
-    for (std::uint64_t offset = 0; offset < bulk.length(); offset += 256 * 1024) {
-        far.push_back(extent(bulk, offset, 256 * 1024, offset));
+    for (std::uint64_t offset = 0; offset < bulk.length(); offset += 256UL * 1024) {
+        far.push_back(extent(bulk, offset, 256UL * 1024, offset));
     }
     for (std::uint64_t offset = 0; offset < faults.length(); offset += 16 * small_page) {
         near.push_back(extent(faults, offset, small_page, 1ULL << 40U | offset));

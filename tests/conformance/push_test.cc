@@ -76,6 +76,7 @@ TEST_F(Push, PagesLandAtTheirOffsets) {
 
 TEST_F(Push, WholeBlocks) {
     std::vector<pf_extent> extents;
+    extents.reserve(rams.source.size());
     for (const Ram& ram : rams.source) {
         extents.push_back(extent(ram, 0, ram.length(), ~std::uint64_t{0} - extents.size()));
     }
@@ -158,11 +159,11 @@ TEST_F(Push, AFullQueueIsAgainAndGoesOnAfterPoll) {
     EXPECT_EQ(static_cast<std::size_t>(seen.times[5]), taken);
     ASSERT_EQ(fence(pair.source), PF_OK);
     paint(rams);
-    push_and_compare(random_extents(rams.source, 300, 256 * 1024, 46));
+    push_and_compare(random_extents(rams.source, 300, 256UL * 1024, 46));
 }
 
 TEST_F(Push, OneThreadPushesAndAnotherPolls) {
-    const auto extents = random_extents(rams.source, 2000, 16 * 1024, 47);
+    const auto extents = random_extents(rams.source, 2000, 16UL * 1024, 47);
     std::atomic<bool> going = true;
     Background polling{"poll", [&] {
                            Seen seen;
@@ -261,7 +262,7 @@ TEST_F(Push, BeforeMemoryWasAddedIsRefused) {
 }
 
 TEST_F(Push, AddingMemoryTwiceOrWronglyIsRefused) {
-    pf_memory_block block = rams.source[0].describe(PF_MEMORY_PUSH_SOURCE);
+    const pf_memory_block block = rams.source[0].describe(PF_MEMORY_PUSH_SOURCE);
     EXPECT_NE(transport().add_memory(pair.source.get(), &block, 1, nullptr), PF_OK) << "once for each connection";
     const auto refused = [&](pf_memory_block wrong, const char* why) {
         reconnect();

@@ -109,6 +109,7 @@ void paint(TwoRams& rams, std::uint64_t seed) {
 
 int add_memory(const End& end, const std::vector<Ram>& rams, std::uint32_t access) {
     std::vector<pf_memory_block> blocks;
+    blocks.reserve(rams.size());
     for (const Ram& ram : rams) {
         blocks.push_back(ram.describe(access));
     }
@@ -197,7 +198,7 @@ int fence(const End& end) {
 }
 
 int push_round(const End& end, const TwoRams& rams) {
-    constexpr std::uint64_t piece = 256 * 1024;
+    constexpr std::uint64_t piece = 256UL * 1024;
     const Ram& ram = rams.source[0];
     std::uint64_t offset = 0;
     std::size_t under_way = 0;

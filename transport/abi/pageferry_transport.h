@@ -38,7 +38,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* NOLINTBEGIN(modernize-use-using): C */
+/* NOLINTBEGIN(modernize-use-using,modernize-macro-to-enum): C */
 
 #ifdef __cplusplus
 extern "C" {
@@ -218,5 +218,5 @@ typedef const pf_transport* (*pf_transport_entry_fn)(uint32_t host_abi_version);
 #ifdef __cplusplus
 }
 #endif
-/* NOLINTEND(modernize-use-using) */
+/* NOLINTEND(modernize-use-using,modernize-macro-to-enum) */
 #endif

@@ -67,7 +67,7 @@ TEST(Smoothing, FollowsAChangeByItsTimeConstant) {
 TEST(Smoothing, DoesNotDependOnHowOftenItIsAsked) {
     SmoothedRate seldom{seconds{2}};
     SmoothedRate often{seconds{2}};
-    Time now{};
+    const Time now{};
     seldom.update(0, now);
     often.update(0, now);
     seldom.update(4000, now + seconds{4});
@@ -96,7 +96,7 @@ TEST(Smoothing, StartsAfreshWhenTheCounterGoesBack) {
 
 TEST(ProgressViews, HaveRateAndEta) {
     Progress progress;
-    Time now{};
+    const Time now{};
     Snapshot first = active(1 << 20, 1 << 20, 0);
     first.rate = 77.0;
     EXPECT_EQ(progress.update(first, now).rate, 77.0) << "before the second sample: the monitor's figure";
@@ -109,7 +109,7 @@ TEST(ProgressViews, HaveRateAndEta) {
 
 TEST(ProgressViews, CountZeroPagesForTheEtaButNotForTheRate) {
     Progress progress;
-    Time now{};
+    const Time now{};
     Snapshot sample = active(1'000'000, 1'000'000, 0);
     sample.processed = 0;
     progress.update(sample, now);
@@ -122,7 +122,7 @@ TEST(ProgressViews, CountZeroPagesForTheEtaButNotForTheRate) {
 
 TEST(ProgressViews, SayWhenItDoesNotConverge) {
     Progress progress;
-    Time now{};
+    const Time now{};
     progress.update(active(1000, 1000, 0), now);
     Snapshot sample = active(1000, 900, 100);
     sample.dirty_rate = 200;
@@ -133,7 +133,7 @@ TEST(ProgressViews, SayWhenItDoesNotConverge) {
 
 TEST(ProgressViews, ForgetTheLastMigration) {
     Progress progress;
-    Time now{};
+    const Time now{};
     progress.update(active(1000, 1000, 0), now);
     progress.update(active(1000, 500, 500), now + seconds{1});
     Snapshot end;

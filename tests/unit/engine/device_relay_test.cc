@@ -26,7 +26,7 @@ struct Pair {
 Pair make_pair() {
     std::array<int, 2> ends{};
     EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
-    return {Fd{ends[0]}, Fd{ends[1]}};
+    return {.ours = Fd{ends[0]}, .theirs = Fd{ends[1]}};
 }
 
 std::string read_exactly(const Fd& fd, std::size_t size) {

@@ -61,7 +61,7 @@ Result<void> Link::send(const nlohmann::json& message, std::span<const int> fds)
 }
 
 Result<std::unique_ptr<LinkMessage>> Link::receive(std::chrono::milliseconds timeout) const {
-    pollfd polled{.fd = socket_.get(), .events = POLLIN, .revents = 0};
+    pollfd polled{.fd = socket_.get(), .events = POLLIN | POLLRDHUP, .revents = 0};
     const int ready = ::poll(&polled, 1, static_cast<int>(timeout.count()));
     if (ready < 0 && errno != EINTR) {
         return std::unexpected(errno_error(errno, "poll", object));
@@ -95,6 +95,9 @@ Result<std::unique_ptr<LinkMessage>> Link::receive(std::chrono::milliseconds tim
             std::memcpy(&number, CMSG_DATA(part) + i * sizeof(int), sizeof number);
             message->fds.emplace_back(number);
         }
+    }
+    if (count == 0 && (polled.revents & (POLLHUP | POLLRDHUP)) == 0) {
+        return std::unexpected(make_error(ErrorCode::protocol, "receive", object, "a message is empty"));
     }
     if (count == 0) {
         return std::unexpected(make_error(ErrorCode::closed, "receive", object, "the other process is gone"));

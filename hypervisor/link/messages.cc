@@ -1,6 +1,7 @@
 #include "hypervisor/link/messages.h"
 
 #include <charconv>
+#include <limits>
 
 namespace pageferry::hypervisor {
 
@@ -86,36 +87,87 @@ json to_json(const MoverStart& start) {
             {"blocks", std::move(blocks)}};
 }
 
+namespace {
+
+// Reads members that must be there, of the right kind and within bounds; one that is not makes it all wrong.
+class StrictReader {
+public:
+    explicit StrictReader(const json& object) : object_(object), good_(object.is_object()) {}
+    [[nodiscard]] bool good() const { return good_; }
+
+    std::string text(const char* key) {
+        const json* found = find(key, json::value_t::string);
+        return found != nullptr ? found->get<std::string>() : std::string{};
+    }
+    bool flag(const char* key) {
+        const json* found = find(key, json::value_t::boolean);
+        return found != nullptr && found->get<bool>();
+    }
+    std::uint64_t number(const char* key, std::uint64_t least, std::uint64_t most) {
+        const json* found = find(key, json::value_t::number_unsigned);
+        const std::uint64_t value = found != nullptr ? found->get<std::uint64_t>() : least;
+        good_ = good_ && value >= least && value <= most;
+        return value;
+    }
+    const json& list(const char* key) {
+        static const json empty = json::array();
+        const json* found = find(key, json::value_t::array);
+        return found != nullptr ? *found : empty;
+    }
+    void must(bool holds) { good_ = good_ && holds; }
+
+private:
+    const json* find(const char* key, json::value_t kind) {
+        const auto found = good_ ? object_.find(key) : object_.end();
+        good_ = good_ && found != object_.end() && found->type() == kind;
+        return good_ ? &*found : nullptr;
+    }
+    const json& object_;
+    bool good_;
+};
+
+std::chrono::milliseconds time_in(StrictReader& reader, const char* key) {
+    return std::chrono::milliseconds{reader.number(key, 1, std::numeric_limits<std::int32_t>::max())};
+}
+
+} // namespace
+
 Result<MoverStart> mover_start_from(const json& body) {
+    StrictReader reader{body};
     MoverStart start;
-    const std::string side = text_of(body, "side");
+    reader.must(reader.text("type") == "start");
+    const std::string side = reader.text("side");
     start.side =
         side == statemachine::name_of(statemachine::Side::source) ? statemachine::Side::source : statemachine::Side::destination;
-    start.uri = text_of(body, "uri");
-    start.lanes = static_cast<unsigned>(number_of(body, "lanes"));
-    start.dead_peer = std::chrono::milliseconds{number_of(body, "dead-peer-ms")};
-    start.connect_timeout = std::chrono::milliseconds{number_of(body, "connect-timeout-ms")};
-    start.settle = flag_of(body, "settle");
-    start.epoch = static_cast<std::uint32_t>(number_of(body, "epoch"));
-    start.guest_runs = flag_of(body, "guest-runs");
-    start.pause_before_switchover = flag_of(body, "pause-before-switchover");
-    start.has_userfaultfd = flag_of(body, "userfaultfd");
-    start.has_pagemap = flag_of(body, "pagemap");
-    start.has_clear_refs = flag_of(body, "clear-refs");
-    for (const auto& directory : body.value("transport-path", json::array())) {
-        if (directory.is_string()) {
-            start.transport_path.push_back(directory.get<std::string>());
-        }
+    reader.must(side == statemachine::name_of(start.side));
+    start.uri = reader.text("uri");
+    reader.must(!start.uri.empty() && read_session(reader.text("session"), start.session));
+    start.lanes = static_cast<unsigned>(reader.number("lanes", 1, std::numeric_limits<std::uint16_t>::max()));
+    start.dead_peer = time_in(reader, "dead-peer-ms");
+    start.connect_timeout = time_in(reader, "connect-timeout-ms");
+    start.settle = reader.flag("settle");
+    start.epoch = static_cast<std::uint32_t>(reader.number("epoch", 0, std::numeric_limits<std::uint32_t>::max()));
+    start.guest_runs = reader.flag("guest-runs");
+    start.pause_before_switchover = reader.flag("pause-before-switchover");
+    start.has_userfaultfd = reader.flag("userfaultfd");
+    start.has_pagemap = reader.flag("pagemap");
+    start.has_clear_refs = reader.flag("clear-refs");
+    for (const auto& directory : reader.list("transport-path")) {
+        reader.must(directory.is_string());
+        start.transport_path.push_back(directory.is_string() ? directory.get<std::string>() : std::string{});
     }
-    for (const auto& block : body.value("blocks", json::array())) {
-        start.blocks.push_back(memory::RamBlockInfo{.name = text_of(block, "name"),
-                                                    .length = number_of(block, "length"),
-                                                    .page_size = number_of(block, "page-size"),
-                                                    .file_offset = number_of(block, "file-offset"),
-                                                    .guest_address = number_of(block, "guest-address")});
+    constexpr std::uint64_t any = std::numeric_limits<std::uint64_t>::max();
+    for (const auto& entry : reader.list("blocks")) {
+        StrictReader block{entry};
+        start.blocks.push_back(memory::RamBlockInfo{.name = block.text("name"),
+                                                    .length = block.number("length", 1, any),
+                                                    .page_size = block.number("page-size", 0, any),
+                                                    .file_offset = block.number("file-offset", 0, any),
+                                                    .guest_address = block.number("guest-address", 0, any)});
+        reader.must(block.good() && !start.blocks.back().name.empty());
     }
-    if (text_of(body, "type") != "start" || side.empty() || start.uri.empty() || start.blocks.empty() != start.settle ||
-        start.lanes == 0 || start.dead_peer.count() == 0 || !read_session(text_of(body, "session"), start.session)) {
+    reader.must(start.blocks.empty() == start.settle);
+    if (!reader.good()) {
         return std::unexpected(make_error(ErrorCode::protocol, "read", "start message", "a field is missing or wrong"));
     }
     return start;
@@ -135,16 +187,21 @@ Error error_from(const json& object) {
     if (!object.is_object()) {
         return make_error(ErrorCode::protocol, "read", "error object", "it is no object");
     }
-    const auto code = object.find("code");
-    const auto native = object.find("native");
-    const auto number = code != object.end() && code->is_number_integer() ? code->get<std::int32_t>()
-                                                                          : static_cast<std::int32_t>(ErrorCode::internal);
+    // What does not fit is not cut off to something else.
+    const auto integer = [&object](const char* key, std::int32_t otherwise) {
+        const auto found = object.find(key);
+        const bool fits = found != object.end() && found->is_number_integer() &&
+                          (found->is_number_unsigned() ? found->get<std::uint64_t>() <= std::numeric_limits<std::int32_t>::max()
+                                                       : found->get<std::int64_t>() >= std::numeric_limits<std::int32_t>::min());
+        return fits ? found->get<std::int32_t>() : otherwise;
+    };
+    const std::int32_t number = integer("code", static_cast<std::int32_t>(ErrorCode::internal));
     const bool known = number > 0 && number <= static_cast<std::int32_t>(ErrorCode::internal);
     return Error{.code = known ? static_cast<ErrorCode>(number) : ErrorCode::internal,
                  .operation = text_of(object, "operation"),
                  .object = text_of(object, "object"),
                  .peer = text_of(object, "peer"),
-                 .native = native != object.end() && native->is_number_integer() ? native->get<int>() : 0,
+                 .native = integer("native", 0),
                  .reason = text_of(object, "reason"),
                  .remedy = text_of(object, "remedy")};
 }

@@ -5,25 +5,37 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <filesystem>
 #include <string>
 
 namespace pageferry::hypervisor {
 
 namespace {
 
-// QEMU makes its file in a directory as qemu_back_mem.NAME.XXXXXX, with '/' of the name as '_' (softmmu/physmem.c,
-// file_ram_open).
-std::string file_prefix(const RamBackend& backend) {
+namespace fs = std::filesystem;
+
+// QEMU makes its file in a directory as qemu_back_mem.NAME.XXXXXX, with '/' of the name as '_', and unlinks it
+// (softmmu/physmem.c, file_ram_open).
+bool made_in_directory(const RamBackend& backend, std::string_view path) {
+    constexpr std::string_view deleted = " (deleted)";
+    constexpr std::size_t random_letters = 6; // mkstemp
+    if (path.ends_with(deleted)) {
+        path.remove_suffix(deleted.size());
+    }
     std::string id = backend.id;
     std::ranges::replace(id, '/', '_');
-    return "qemu_back_mem." + id + ".";
+    const std::string prefix = "qemu_back_mem." + id + ".";
+    const fs::path file{path};
+    const std::string name = file.filename();
+    std::error_code error;
+    return name.starts_with(prefix) && name.size() == prefix.size() + random_letters &&
+           name.find('.', prefix.size()) == std::string::npos && file.parent_path() == fs::canonical(backend.mem_path, error);
 }
 
 bool belongs(const RamBackend& backend, const AgentMapping& mapping) {
     if (backend.directory) {
-        const auto slash = mapping.path.rfind('/');
-        return mapping.path.compare(slash == std::string::npos ? 0 : slash + 1, file_prefix(backend).size(),
-                                    file_prefix(backend)) == 0;
+        return made_in_directory(backend, mapping.path);
     }
     if (backend.inode != 0) {
         return mapping.device == backend.device && mapping.inode == backend.inode;
@@ -61,6 +73,9 @@ Result<std::vector<GuestRamBlock>> find_guest_ram(std::span<const RamBackend> ba
                                                   .file_offset = mapping.file_offset,
                                                   .guest_address = mapping.address};
                 block.file = mapping.fd.duplicate();
+                if (!block.file) {
+                    return std::unexpected(errno_error(errno, "duplicate the descriptor of", mapping.path));
+                }
             } else if (mapping.address != block.info.guest_address + length ||
                        mapping.file_offset != block.info.file_offset + length) {
                 return std::unexpected(make_error(ErrorCode::unsupported, "find", "RAM block " + backend.id,

@@ -3,6 +3,7 @@
 #include "hypervisor/monitor_process/guest_ram.h"
 #include "hypervisor/monitor_process/query_migrate.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -309,8 +310,10 @@ Result<void> Migration::start_settler(Side side, std::string uri) {
 }
 
 Result<void> Migration::new_control_page() {
-    Fd memory{::memfd_create("pageferry-control", MFD_CLOEXEC)};
-    if (!memory || ::ftruncate(memory.get(), engine::ControlPage::size) != 0) {
+    // Its size is sealed: a mover that cut it short would end this process at its next look.
+    Fd memory{::memfd_create("pageferry-control", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
+    if (!memory || ::ftruncate(memory.get(), engine::ControlPage::size) != 0 ||
+        ::fcntl(memory.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
         return std::unexpected(errno_error(errno, "memfd_create", "control page"));
     }
     void* mapped = ::mmap(nullptr, engine::ControlPage::size, PROT_READ | PROT_WRITE, MAP_SHARED, memory.get(), 0);

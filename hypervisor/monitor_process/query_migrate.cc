@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
@@ -16,11 +17,15 @@ namespace {
 
 json ram_figures(const engine::Progress& progress, std::chrono::milliseconds total_time, bool over) {
     const std::uint64_t transferred = progress.ram_transferred;
-    const std::uint64_t page_size = progress.page_size != 0 ? progress.page_size.load() : 4096;
+    // Each figure is read once: the mover writes them, and may write anything.
+    const std::uint64_t told_page_size = progress.page_size;
+    const std::uint64_t page_size = told_page_size != 0 ? told_page_size : 4096;
+    const std::uint64_t in_downtime = progress.downtime_bytes;
+    const std::uint64_t bandwidth = progress.bandwidth;
     const double seconds = static_cast<double>(total_time.count()) / 1000.0;
     // QEMU: the mean throughput of the whole migration once it is over, the present one before.
     const double mean = seconds > 0 ? static_cast<double>(transferred) / seconds : 0;
-    const double rate = over || progress.bandwidth == 0 ? mean : static_cast<double>(progress.bandwidth); // bytes per second
+    const double rate = over || bandwidth == 0 ? mean : static_cast<double>(bandwidth); // bytes per second
     const double mbps = rate * 8 / 1e6;
     return {{"total", progress.ram_total.load()},
             {"remaining", progress.ram_remaining.load()},
@@ -30,11 +35,11 @@ json ram_figures(const engine::Progress& progress, std::chrono::milliseconds tot
             {"duplicate", progress.ram_hole.load() / page_size}, // QEMU: pages of zeros, here never sent
             {"page-size", page_size},
             {"mbps", std::round(mbps * 100) / 100},
-            {"pages-per-second", static_cast<std::uint64_t>(rate) / page_size},
+            {"pages-per-second", static_cast<std::uint64_t>(std::min(rate, 1e18)) / page_size},
             {"dirty-pages-rate", progress.dirty_pages_rate.load()},
             {"dirty-sync-count", progress.dirty_sync_count.load()},
-            {"precopy-bytes", transferred - progress.downtime_bytes.load()},
-            {"downtime-bytes", progress.downtime_bytes.load()},
+            {"precopy-bytes", transferred - std::min(transferred, in_downtime)},
+            {"downtime-bytes", in_downtime},
             {"multifd-bytes", transferred},
             {"postcopy-requests", 0},
             {"postcopy-bytes", 0},

@@ -6,6 +6,7 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -380,6 +381,53 @@ TEST_F(StopTracking, WithoutAUserfaultfdNothingHappens) {
     ASSERT_EQ(track(tracking, part(0, 1)), 0);
     stop_tracking(Fd{}, std::vector{part(0, 1)});
     EXPECT_EQ(track(another, part(0, 1)), EBUSY);
+}
+
+TEST(FindGuestRam, AnIdThatIsThePrefixOfAnother) {
+    const Fd a{::memfd_create("a", MFD_CLOEXEC)};
+    const Fd b{::memfd_create("b", MFD_CLOEXEC)};
+    const std::vector<RamBackend> backends{{.id = "ram", .size = 4096, .mem_path = "/dev/shm", .directory = true},
+                                           {.id = "ram.1", .size = 4096, .mem_path = "/dev/shm", .directory = true}};
+    std::vector<AgentMapping> mappings;
+    mappings.push_back(mapping_of(a, 0x10000, 4096, "/dev/shm/qemu_back_mem.ram.Xb1Yc2 (deleted)"));
+    mappings.push_back(mapping_of(b, 0x20000, 4096, "/dev/shm/qemu_back_mem.ram.1.Zd3We4 (deleted)"));
+    const auto blocks = find_guest_ram(backends, std::move(mappings));
+    EXPECT_TRUE(blocks) << blocks.error().to_string();
+}
+
+TEST(FindGuestRam, AWrongBlockIsTakenWhereOnlyTheLongerIdIsMapped) {
+    const Fd b{::memfd_create("b", MFD_CLOEXEC)};
+    const std::vector<RamBackend> backends{{.id = "ram", .size = 4096, .mem_path = "/dev/shm", .directory = true}};
+    std::vector<AgentMapping> mappings;
+    mappings.push_back(mapping_of(b, 0x20000, 4096, "/dev/shm/qemu_back_mem.ram.1.Zd3We4 (deleted)"));
+    EXPECT_FALSE(find_guest_ram(backends, std::move(mappings)));
+}
+
+TEST(FindGuestRam, TheSameIdInAnotherDirectory) {
+    const Fd b{::memfd_create("b", MFD_CLOEXEC)};
+    const std::vector<RamBackend> backends{{.id = "ram", .size = 4096, .mem_path = "/dev/hugepages", .directory = true}};
+    std::vector<AgentMapping> mappings;
+    mappings.push_back(mapping_of(b, 0x20000, 4096, "/tmp/qemu_back_mem.ram.Zd3We4"));
+    EXPECT_FALSE(find_guest_ram(backends, std::move(mappings)));
+}
+
+TEST(FindGuestRam, NoDescriptorLeftIsAnError) {
+    const Fd a{::memfd_create("a", MFD_CLOEXEC)};
+    std::vector<AgentMapping> mappings;
+    mappings.push_back(mapping_of(a, 0x10000, 4096, "/dev/shm/qemu_back_mem.ram.Xb1Yc2 (deleted)"));
+    const std::vector<RamBackend> backends{{.id = "ram", .size = 4096, .mem_path = "/dev/shm", .directory = true}};
+    const int next = ::fcntl(a.get(), F_DUPFD_CLOEXEC, 0);
+    ::close(next);
+    rlimit limit{};
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+    const rlimit tight{.rlim_cur = static_cast<rlim_t>(next), .rlim_max = limit.rlim_max};
+    ::setrlimit(RLIMIT_NOFILE, &tight);
+    const auto blocks = find_guest_ram(backends, std::move(mappings));
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+    EXPECT_FALSE(blocks);
+    if (blocks) {
+        EXPECT_TRUE(blocks->front().file);
+    }
 }
 
 } // namespace

@@ -338,5 +338,15 @@ TEST_F(LinkTest, AMessageWhoseDescriptorsDoNotFitIsCutOffAndLeavesNone) {
     EXPECT_EQ(open_descriptors(), before);
 }
 
+TEST(LinkOfTwo, AnEmptyPacketIsNotTheEndOfThePeer) {
+    auto pair = Link::make_pair();
+    ASSERT_TRUE(pair);
+    ASSERT_EQ(::send(pair->first.fd(), "", 0, 0), 0);
+    ASSERT_TRUE(pair->first.send({{"type", "next"}}));
+    const auto received = pair->second.receive(deadline);
+    ASSERT_FALSE(received);
+    EXPECT_EQ(received.error().code, ErrorCode::protocol) << received.error().to_string();
+}
+
 } // namespace
 } // namespace pageferry::hypervisor

@@ -250,5 +250,53 @@ TEST(ErrorMessage, WhatIsNoObjectIsAProtocolError) {
     }
 }
 
+json start_message() {
+    MoverStart start;
+    start.uri = "tcp:host:4444";
+    start.blocks = {{.name = "pc.ram", .length = 4096, .page_size = 4096}};
+    return json::parse(to_json(start).dump());
+}
+
+TEST(MoverStart, StartFieldsThatAreWrongAreRefused) {
+    const std::vector<std::pair<const char*, std::vector<json>>> wrong{
+        {"side", {"sideways", "Source"}},
+        {"lanes", {4294967297U}},
+        {"epoch", {4294967296U, -1, "1"}},
+        {"dead-peer-ms", {9223372036854775808U, 18446744073709551615U}},
+        {"connect-timeout-ms", {-1, "1", 9223372036854775808U}},
+        {"guest-runs", {1, "yes"}},
+        {"settle", {0, "no"}},
+        {"pagemap", {1}},
+        {"transport-path", {"/opt", json::array({1})}},
+        {"blocks", {1, "x", json::array({1}), json::array({json::object()}), json{{"a", {{"name", "x"}}}}}},
+    };
+    for (const auto& [field, values] : wrong) {
+        for (const json& value : values) {
+            json message = start_message();
+            message[field] = value;
+            EXPECT_FALSE(mover_start_from(json::parse(message.dump()))) << field << ": " << value;
+        }
+    }
+}
+
+TEST(MoverStart, StartFieldsThatAreMissingAreRefused) {
+    const json whole = start_message();
+    for (const auto& [field, value] : whole.items()) {
+        json message = whole;
+        message.erase(field);
+        EXPECT_FALSE(mover_start_from(message)) << field;
+    }
+}
+
+TEST(MoverStart, StartThatIsNoObjectThrowsNothing) {
+    EXPECT_NO_THROW(EXPECT_FALSE(mover_start_from(json::array())));
+}
+
+TEST(ErrorMessage, ErrorNumbersThatDoNotFitAreNotCutOff) {
+    EXPECT_EQ(error_from(json::parse(R"({"code":4294967304})")).code, ErrorCode::internal);
+    EXPECT_EQ(error_from(json::parse(R"({"code":-4294967288})")).code, ErrorCode::internal);
+    EXPECT_EQ(error_from(json::parse(R"({"native":4294967300})")).native, 0);
+}
+
 } // namespace
 } // namespace pageferry::hypervisor

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <set>
+#include <thread>
 
 namespace pageferry::hypervisor {
 namespace {
@@ -232,6 +233,28 @@ TEST_F(QueryMigrate, SetupTimeIsRoundedDown) {
     for (const auto& [microseconds, expected] : cases) {
         progress.setup_us = microseconds;
         EXPECT_EQ(ask(Status::active)["setup-time"], expected) << microseconds;
+    }
+}
+
+TEST(QueryMigrateOfAMadMover, PageCountsDoNotWrapAround) {
+    engine::Progress progress;
+    progress.ram_transferred = 4096;
+    progress.downtime_bytes = 8192;
+    const json answer = query_migrate({.status = statemachine::Status::active, .progress = &progress});
+    EXPECT_LE(answer["ram"]["precopy-bytes"].get<std::uint64_t>(), 8192U) << answer["ram"]["precopy-bytes"];
+}
+
+TEST(QueryMigrateOfAMadMover, APageSizeThatIsTakenBackDoesNotKill) { // SIGFPE
+    engine::Progress progress;
+    std::jthread mad{[&](const std::stop_token& stop) {
+        while (!stop.stop_requested()) {
+            progress.page_size = 4096;
+            progress.page_size = 0;
+        }
+    }};
+    for (int i = 0; i < 100'000; ++i) {
+        const json answer = query_migrate({.status = statemachine::Status::active, .progress = &progress});
+        ASSERT_TRUE(answer.contains("ram"));
     }
 }
 

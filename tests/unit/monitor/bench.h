@@ -20,7 +20,6 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace pageferry::monitor::test {
@@ -37,7 +36,7 @@ class Peer {
 public:
     Peer(boost::asio::io_context& io, Fd socket);
 
-    void send(std::string bytes, std::vector<int> fds = {}); // everything, however long the other side takes
+    void send(std::string bytes, std::vector<int> numbers = {}); // everything, however long the other side takes
     void say(const json& message) { send(message.dump() + "\r\n"); }
     bool try_send(std::string_view bytes); // false: would block
     json next();                           // the next message; null when none comes

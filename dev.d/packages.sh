@@ -9,6 +9,7 @@ packages_of() {
     test) echo clang-format-19 python3-fusepy && packages_of qemu ;;
     lint) echo clang-format-19 clang-tidy-19 shellcheck python3 ;;
     fuzz) echo clang-19 libclang-rt-19-dev ;;
+    lab) echo qemu-system-x86 iproute2 dash bash util-linux ibverbs-providers ibverbs-utils rdmacm-utils perftest libibverbs-dev librdmacm-dev xz-utils zstd python3 ;;
     perf) echo iperf3 && packages_of qemu ;;
     *) die "no package group '$1'" ;;
     esac

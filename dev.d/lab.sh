@@ -1,0 +1,45 @@
+# shellcheck shell=bash disable=SC2154
+# The soft-RoCE lab: what it is made of is fetched into the cache, and lab/main.py boots it. docs/lab.md
+
+lab() {
+    local word kernel=6.12 previous=''
+    for word in "$@"; do
+        case "$word" in
+        --) break ;;
+        -h | --help) exec python3 lab/main.py --help ;;
+        --kernel=*) kernel=${word#*=} ;;
+        *) [ "$previous" != --kernel ] || kernel=$word ;;
+        esac
+        previous=$word
+    done
+    packages build lab
+    build release
+    lab_parts "$kernel"
+    exec python3 lab/main.py --build build/release "$@"
+}
+
+# lab_parts KERNEL: that kernel and a static busybox are in the cache. Both are unpacked there; nothing is installed.
+lab_parts() {
+    local name
+    case "$1" in
+    6.1 | 6.12 | 7.3) ;;
+    *) die "lab: no kernel '$1': 6.1, 6.12, 7.3" ;;
+    esac
+    if [ ! -d "$cache/lab/kernel-$1/root" ]; then
+        name=$(lab_kernel_package "$1")
+        if [ -z "$name" ]; then # the list of packages may be empty or old
+            as_root apt-get update -q >&2
+            name=$(lab_kernel_package "$1")
+        fi
+        [ -n "$name" ] || die "lab: none of this machine's configured archives has Linux $1 (apt-cache search linux-image-$1); \
+6.1 and 6.12 are in Debian 12's, 7.3 in Debian 13's backports. Nothing was changed"
+    fi
+    unpacked "lab/kernel-$1" 'vmlinuz-*' "$(declare -f lab_kernel_package); lab_kernel_package $1" >/dev/null
+    unpacked busybox busybox 'echo busybox-static' >/dev/null
+}
+
+# The newest package of that kernel's plain flavour; the cloud flavour has no InfiniBand.
+lab_kernel_package() {
+    apt-cache search --names-only "^linux-image-${1//./\\.}\." | awk '{print $1}' |
+        { grep -E '^linux-image-[0-9.]+([-+~][0-9a-z]+)*-amd64$' || true; } | { grep -Ev -e '-(cloud|rt)-' || true; } | sort -V | tail -n 1
+}

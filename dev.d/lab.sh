@@ -1,8 +1,10 @@
 # shellcheck shell=bash disable=SC2154
 # The soft-RoCE lab: what it is made of is fetched into the cache, and lab/main.py boots it. docs/lab.md
 
+lab_kernel=6.12 # the default, as in lab/host.py
+
 lab() {
-    local word kernel=6.12 previous=''
+    local word kernel=$lab_kernel previous=''
     for word in "$@"; do
         case "$word" in
         --) break ;;
@@ -42,4 +44,13 @@ lab_parts() {
 lab_kernel_package() {
     apt-cache search --names-only "^linux-image-${1//./\\.}\." | awk '{print $1}' |
         { grep -E '^linux-image-[0-9.]+([-+~][0-9a-z]+)*-amd64$' || true; } | { grep -Ev -e '-(cloud|rt)-' || true; } | sort -V | tail -n 1
+}
+
+# lab_gtests FILE [options]: GoogleTest programs whose subject is the kernel, run on the lab's; results in FILE.
+lab_gtests() {
+    local uri listed=()
+    for uri in tcp-ipv4=tcp:127.0.0.1:0 'tcp-ipv6=tcp:[::1]:0' 'unix=unix:/tmp/pageferry-conformance-{pid}.sock'; do
+        listed+=("conformance.${uri%%=*}=pageferry-conformance --uri=${uri#*=}")
+    done
+    python3 lab/gtest.py --build build/release --output "$@" "${listed[@]}" test_memory test_dirty_tracker
 }

@@ -2,16 +2,21 @@
 # ./dev test: everything that must hold, summed in one line.
 
 run_tests() {
-    local quick='' filter=''
+    local quick='' filter='' lab=''
     while [ $# -gt 0 ]; do
         case "$1" in
         --quick) quick=yes ;;
+        --lab) lab=yes ;;
         -*) die "test: no option '$1'" ;;
         *) filter="${filter:+$filter|}$1" ;;
         esac
         shift
     done
     packages build test
+    if [ -n "$lab" ]; then
+        packages lab
+        lab_parts "$lab_kernel"
+    fi
     rm -rf build/test-results
     mkdir -p build/test-results
     if [ -n "$filter" ]; then
@@ -20,7 +25,8 @@ run_tests() {
     else
         check_format
         build release
-        run_ctest release
+        run_ctest release -LE '^lab$'
+        [ -z "$lab" ] || test_lab
         if [ -z "$quick" ]; then
             # One after the other: two builds at once would only take turns on the same cores.
             for preset in asan-ubsan tsan; do
@@ -30,6 +36,16 @@ run_tests() {
         fi
     fi
     sum_results
+}
+
+# The lab's own tests, and what runs in it, with each test's name.
+test_lab() {
+    results=release-lab run_ctest release -L '^lab$'
+    say "test in the lab"
+    local status=0
+    rm -f build/test-results/lab.xml
+    lab_gtests build/test-results/lab.xml >&2 || status=$?
+    [ -s build/test-results/lab.xml ] || record_check lab "the programs in the lab wrote no results: status $status"
 }
 
 check_format() {
@@ -45,9 +61,9 @@ record_check() {
     python3 dev.d/results.py --check "$1" "${2:+failed}" >"build/test-results/check-$1.xml"
 }
 
-# run_ctest PRESET [ctest options]: goes on after a failure, so that the sum is of everything.
+# run_ctest PRESET [ctest options], results in $results.xml or PRESET.xml: goes on after a failure, so that the sum is of everything.
 run_ctest() {
-    local preset=$1 run=()
+    local preset=$1 results=${results:-$1} run=()
     shift
     say "test $preset"
     [ "$preset" != tsan ] || mapfile -t run < <(fixed_addresses)
@@ -55,8 +71,8 @@ run_ctest() {
     env ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1:${ASAN_OPTIONS:-}" \
         UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS:-}" TSAN_OPTIONS="second_deadlock_stack=1:${TSAN_OPTIONS:-}" \
         "${run[@]}" ctest --test-dir "build/$preset" -j "$jobs" --output-on-failure --no-tests=error \
-        --output-junit "$root/build/test-results/$preset.xml" --test-output-size-failed 1000000 "$@" >&2 || true
-    [ -s "build/test-results/$preset.xml" ] || record_check "ctest-$preset" "ctest wrote no results"
+        --output-junit "$root/build/test-results/$results.xml" --test-output-size-failed 1000000 "$@" >&2 || true
+    [ -s "build/test-results/$results.xml" ] || record_check "ctest-$results" "ctest wrote no results"
 }
 
 sum_results() { python3 dev.d/results.py build/test-results/*.xml; }

@@ -50,7 +50,9 @@ class Recipe:
         drivers = [*glob.glob("/usr/lib/*/libibverbs/librxe-rdmav*.so"), *glob.glob("/etc/libibverbs.d/rxe.driver")]
         if len(drivers) < 2:
             raise RuntimeError("the verbs provider for soft-RoCE is not installed (Debian: ibverbs-providers); ./dev lab installs it")
-        for path in [*drivers, *glob.glob("/usr/lib/*/libibverbs.so.1"), *glob.glob("/usr/lib/*/librdmacm.so.1"), "/etc/protocols", "/etc/services"]:
+        for path in [*drivers, *glob.glob("/usr/lib/*/libibverbs.so.1"), *glob.glob("/usr/lib/*/librdmacm.so.1"),
+                     *glob.glob("/lib/*-linux-gnu/libgcc_s.so.1"),  # which pthread_exit() loads
+                     "/etc/protocols", "/etc/services"]:
             if os.path.exists(path):
                 self._take(path)
         for path in [*([self.binaries] if build else []), *map(os.path.abspath, added)]:

@@ -15,8 +15,8 @@ lab() {
         previous=$word
     done
     packages build lab
-    build release
     lab_parts "$kernel"
+    build release
     exec python3 lab/main.py --build build/release "$@"
 }
 
@@ -34,7 +34,7 @@ lab_parts() {
             name=$(lab_kernel_package "$1")
         fi
         [ -n "$name" ] || die "lab: none of this machine's configured archives has Linux $1 (apt-cache search linux-image-$1); \
-6.1 and 6.12 are in Debian 12's, 7.3 in Debian 13's backports. Nothing was changed"
+6.1 and 6.12 are in Debian 12's, 7.3 in Debian 13's backports. Nothing was fetched"
     fi
     unpacked "lab/kernel-$1" 'vmlinuz-*' "$(declare -f lab_kernel_package); lab_kernel_package $1" >/dev/null
     unpacked busybox busybox 'echo busybox-static' >/dev/null

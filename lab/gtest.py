@@ -137,6 +137,7 @@ def options():
     o.add_argument("programs", nargs="+", metavar="[NAME=]'PROGRAM ARGUMENTS'", help="a program of the build directory, or a path")
     o.add_argument("--build", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "build", "release"))
     o.add_argument("--kernel", default=host.KERNEL)
+    o.add_argument("--cpus", type=int, default=2)
     o.add_argument("--mtu", type=int, default=1500)
     o.add_argument("--memory", type=int, default=2048, help="MiB")
     o.add_argument("--output", help="the JUnit file")
@@ -156,11 +157,12 @@ def main():
     try:
         image, kernel = host.prepare(given.kernel, given.build)
         programs = [Program(words, given.build) for words in given.programs]
-        with Machine(image, kernel, memory=given.memory, mtu=given.mtu, limit=given.limit) as machine:
+        with Machine(image, kernel, memory=given.memory, mtu=given.mtu, cpus=given.cpus, limit=given.limit) as machine:
             try:
                 machine.wait_ready()
                 print(f"the lab is ready after {time.monotonic() - begin:.1f} s", flush=True)
                 for program in programs:
+                    print(f"running {program.name}", flush=True)
                     for name, verdict in program.run(machine, given.timeout, show if given.verbose else None).items():
                         results[f"lab.{program.name}.{name}"] = verdict
                         report(f"lab.{program.name}.{name}", *verdict)

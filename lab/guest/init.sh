@@ -20,6 +20,8 @@ mkdir -p /dev/pts /dev/shm /dev/hugepages /dev/virtio-ports
 mount -t devpts devpts /dev/pts
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 chmod 1777 /tmp # nothing is mounted there: what was built may lie below it
+mkdir -p /var/tmp
+mount -t ramfs -o mode=1777 ramfs /var/tmp # what stands for a disk: no tmpfs, so no memory that could be shared with a guest
 mount -t hugetlbfs hugetlbfs /dev/hugepages
 ln -sf /proc/self/fd /dev/fd
 hostname "$lab_host"

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """The lab against real machines. lab_test.py BUILD-DIRECTORY [CLASS[.METHOD]...]; exit status 77: the lab is not on this host."""
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import unittest
 import xml.etree.ElementTree as tree
@@ -235,6 +238,32 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn("rdma-ping-2", result.stdout)
         self.assertIn("b: from b\n", result.stderr)
+
+    def test_a_shell_on_the_terminal(self):
+        ours, theirs = pty.openpty()
+        self.addCleanup(os.close, ours)
+        before = termios.tcgetattr(theirs)
+        with subprocess.Popen([sys.executable, os.path.join(ROOT, "lab", "main.py")], stdin=theirs, stdout=theirs, stderr=theirs) as shell:
+            self.addCleanup(shell.kill)
+            said = b""
+
+            def wait_for(text):
+                nonlocal said
+                end = time.monotonic() + 120
+                while text not in said:
+                    self.assertLess(time.monotonic(), end, said)
+                    if select.select([ours], [], [], 1)[0]:
+                        said += os.read(ours, 4096)
+            wait_for(b"# ")
+            os.write(ours, b"sleep 1000\n")
+            wait_for(b"sleep 1000")
+            os.write(ours, b"\x03")  # Ctrl-C ends the sleep, not the lab
+            os.write(ours, b"tty; echo $((6 * 7)); exit 4\n")
+            wait_for(b"42")
+            self.assertIn(b"/dev/hvc0", said)
+            self.assertEqual(shell.wait(60), 4)
+        self.assertEqual(termios.tcgetattr(theirs), before)
+        os.close(theirs)
 
     def test_wrong_words(self):
         for words in (["--peer-command", "true", "--", "true"], ["--two"], []):

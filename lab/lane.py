@@ -135,6 +135,10 @@ class Job:
             raise LabError(f"{self.command}: the machine ended ({self._lost!r}); so far: {_end(self._out.all)} {_end(self._err.all)}")
         return Result(self._status, bytes(self._out.all), bytes(self._err.all))
 
+    def join(self):
+        """Until its thread has ended; for the machine, once the lane has hung up."""
+        self._thread.join()
+
     def kill(self, signal="KILL"):
         """Sends a signal to all processes of the command's session. It has no effect once the command has ended."""
         if self.running and self._kill:

@@ -39,7 +39,7 @@ class Machine:
         self.name, self._number, self._wired = name, number, wire is not None
         self.limit_passed, self.qmp = False, None
         self._lanes = [Lane() for _ in range(LANES + 1)]
-        self._free, self._lock = list(self._lanes[:LANES]), threading.Lock()
+        self._free, self._jobs, self._lock = list(self._lanes[:LANES]), {}, threading.Lock()
         self._killing = threading.Lock()
         self._console = os.memfd_create("lab-console")
         monitor, theirs = socket.socketpair()
@@ -114,6 +114,10 @@ class Machine:
         self._timer.cancel()
         self.process.kill()
         self._waiter.join()
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in jobs:  # its lane has hung up; nobody may read there when it is closed
+            job.join()
         with self._killing:
             pass
         if self.qmp is not None:
@@ -137,10 +141,12 @@ class Machine:
             if not self._free:
                 raise LabError(f"{self.name} runs {LANES} commands already")
             lane = self._free.pop()
-        return Job(lane, command, stdout, stderr, done=lambda _: self._release(lane), kill=self._kill)
+            self._jobs[lane] = Job(lane, command, stdout, stderr, done=lambda _: self._release(lane), kill=self._kill)
+            return self._jobs[lane]
 
     def _release(self, lane):
         with self._lock:
+            del self._jobs[lane]
             self._free.append(lane)
 
     def _kill(self, job, lane, name):

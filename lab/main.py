@@ -68,6 +68,10 @@ class Prefixed:
         for line in lines:
             to(sys.stderr)(self._prefix + line + b"\n")
 
+    def end(self):
+        if self._rest:
+            self(b"\n")
+
 
 class Session:
     def __init__(self, given):
@@ -111,7 +115,8 @@ class Session:
 
     def on_two(self, lab):
         self.timing("both ready")
-        peer = lab.b.spawn(self.given.peer_command, Prefixed("b"), Prefixed("b")) if self.given.peer_command else None
+        shown = [Prefixed("b"), Prefixed("b")]
+        peer = lab.b.spawn(self.given.peer_command, *shown) if self.given.peer_command else None
         status = lab.a.run(self.given.command, timeout=None, stdout=to(sys.stdout), stderr=to(sys.stderr)).status
         if peer:
             try:
@@ -119,6 +124,8 @@ class Session:
                 print(f"lab: b's command ended with {ended}", file=sys.stderr)
             except CommandTimeout:
                 print("lab: b's command was ended", file=sys.stderr)
+            for stream in shown:
+                stream.end()
         return status
 
 

@@ -37,7 +37,7 @@ lab_parts() {
 6.1 and 6.12 are in Debian 12's, 7.3 in Debian 13's backports. Nothing was fetched"
     fi
     unpacked "lab/kernel-$1" 'vmlinuz-*' "$(declare -f lab_kernel_package); lab_kernel_package $1" >/dev/null
-    unpacked busybox busybox 'echo busybox-static' >/dev/null
+    unpacked busybox bin/busybox 'echo busybox-static' >/dev/null
 }
 
 # The newest package of that kernel's plain flavour; the cloud flavour has no InfiniBand.
@@ -49,7 +49,7 @@ lab_kernel_package() {
 # lab_gtests FILE [options]: GoogleTest programs whose subject is the kernel, run on the lab's; results in FILE.
 lab_gtests() {
     local uri listed=()
-    for uri in tcp-ipv4=tcp:127.0.0.1:0 'tcp-ipv6=tcp:[::1]:0' 'unix=unix:/tmp/pageferry-conformance-{pid}.sock'; do
+    for uri in tcp=tcp:127.0.0.1:0 'unix=unix:/tmp/pageferry-conformance-{pid}.sock'; do
         listed+=("conformance.${uri%%=*}=pageferry-conformance --uri=${uri#*=}")
     done
     python3 lab/gtest.py --build build/release --output "$@" "${listed[@]}" test_memory test_dirty_tracker

@@ -21,15 +21,15 @@ demo() {
 # otherwise take the place of another one.
 linux_guest() {
     local kernel busybox
-    kernel=$(unpacked kernel 'vmlinuz-*' "apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-[0-9]/ {print \$2; exit}'")
-    busybox=$(unpacked busybox busybox 'echo busybox-static')
+    kernel=$(unpacked kernel 'boot/vmlinuz-*' "apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-[0-9]/ {print \$2; exit}'")
+    busybox=$(unpacked busybox bin/busybox 'echo busybox-static')
     printf '%s\n' --kernel "$kernel" --busybox "$busybox"
 }
 
-# unpacked NAME FILE COMMAND: the path of FILE (a pattern) of the package that COMMAND names.
+# unpacked NAME FILE COMMAND: the path of FILE (the end of it, a pattern) in the package that COMMAND names.
 unpacked() {
     local directory="$cache/$1" found package
-    found=$(find "$directory/root" -type f -name "$2" 2>/dev/null | sort -V | tail -n 1)
+    found=$(find "$directory/root" -type f -path "*/$2" 2>/dev/null | sort -V | tail -n 1)
     if [ -z "$found" ]; then
         rm -rf "$directory"
         mkdir -p "$directory"
@@ -41,7 +41,7 @@ unpacked() {
         fi
         dpkg -x "$directory"/*.deb "$directory/root" || die "cannot unpack $package"
         rm -f "$directory"/*.deb
-        found=$(find "$directory/root" -type f -name "$2" | sort -V | tail -n 1)
+        found=$(find "$directory/root" -type f -path "*/$2" | sort -V | tail -n 1)
     fi
     [ -n "$found" ] || die "no $2 in $directory; remove the directory and try again"
     printf '%s\n' "$found"

@@ -12,6 +12,7 @@ run_tests() {
         shift
     done
     packages build test
+    packages_wanted slow-disk
     rm -rf build/test-results
     mkdir -p build/test-results
     if [ -n "$filter" ]; then

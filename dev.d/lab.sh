@@ -36,7 +36,7 @@ lab_parts() {
         [ -n "$name" ] || die "lab: none of this machine's configured archives has Linux $1 (apt-cache search linux-image-$1); \
 6.1 and 6.12 are in Debian 12's, 7.3 in Debian 13's backports. Nothing was fetched"
     fi
-    unpacked "lab/kernel-$1" 'vmlinuz-*' "$(declare -f lab_kernel_package); lab_kernel_package $1" >/dev/null
+    unpacked "lab/kernel-$1" 'boot/vmlinuz-*' "$(declare -f lab_kernel_package); lab_kernel_package $1" >/dev/null
     unpacked busybox bin/busybox 'echo busybox-static' >/dev/null
 }
 
@@ -52,5 +52,5 @@ lab_gtests() {
     for uri in tcp=tcp:127.0.0.1:0 'unix=unix:/tmp/pageferry-conformance-{pid}.sock'; do
         listed+=("conformance.${uri%%=*}=pageferry-conformance --uri=${uri#*=}")
     done
-    python3 lab/gtest.py --build build/release --output "$@" "${listed[@]}" test_memory test_dirty_tracker
+    python3 lab/gtest.py --cpus 1 --build build/release --output "$@" "${listed[@]}" test_memory test_dirty_tracker
 }

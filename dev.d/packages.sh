@@ -6,7 +6,8 @@ packages_of() {
     build) echo g++ cmake ninja-build ccache binutils libgtest-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libboost-dev ;;
     qemu) echo qemu-system-x86 python3 iproute2 ;;
     demo) packages_of qemu ;;
-    test) echo clang-format-19 python3-fusepy && packages_of qemu ;;
+    test) echo clang-format-19 && packages_of qemu ;;
+    slow-disk) echo python3-fusepy ;;
     lint) echo clang-format-19 clang-tidy-19 shellcheck python3 ;;
     fuzz) echo clang-19 libclang-rt-19-dev ;;
     lab) echo qemu-system-x86 iproute2 dash bash util-linux ibverbs-providers ibverbs-utils rdmacm-utils perftest libibverbs-dev librdmacm-dev xz-utils zstd python3 ;;
@@ -25,6 +26,9 @@ packages() {
     done
     [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 }
+
+# packages_wanted GROUP: the same, but where they cannot be had without touching what is there, the tests that need them are skipped.
+packages_wanted() { (packages "$1") || say "without $(packages_of "$1"): what needs it is skipped"; }
 
 is_installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 

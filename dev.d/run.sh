@@ -21,12 +21,12 @@ demo() {
 # otherwise take the place of another one.
 linux_guest() {
     local kernel busybox
-    kernel=$(unpacked kernel 'vmlinuz-*' "apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-[0-9]/ {print \$2; exit}'")
+    kernel=$(unpacked kernel 'boot/vmlinuz-*' "apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image-[0-9]/ {print \$2; exit}'")
     busybox=$(unpacked busybox bin/busybox 'echo busybox-static')
     printf '%s\n' --kernel "$kernel" --busybox "$busybox"
 }
 
-# unpacked NAME FILE COMMAND: the path of FILE (a pattern for the end of its path) of the package that COMMAND names.
+# unpacked NAME FILE COMMAND: the path of FILE (the end of it, a pattern) in the package that COMMAND names.
 unpacked() {
     local directory="$cache/$1" found package
     found=$(find "$directory/root" -type f -path "*/$2" 2>/dev/null | sort -V | tail -n 1) || true # not there yet

@@ -13,6 +13,7 @@ run_tests() {
         shift
     done
     packages build test
+    packages_wanted slow-disk
     if [ -n "$lab" ]; then
         packages lab
         lab_parts "$lab_kernel"

@@ -266,6 +266,7 @@ Result<Destination::Peer> Destination::greet() {
         return turn_away(unexpected_message(**second, "RAM table"));
     }
     std::vector<session::RamTableEntry> local;
+    local.reserve(config_.blocks.size());
     for (const auto& block : config_.blocks) {
         local.push_back(session::RamTableEntry{.block = static_cast<std::uint32_t>(local.size()),
                                                .name = block.info().name,

@@ -2,6 +2,7 @@
 
 #include "base/fd.h"
 
+#include <poll.h>
 #include <sys/epoll.h>
 
 #include <cerrno>
@@ -21,18 +22,29 @@ void post(asio::io_context& io, std::function<void()> function) {
     asio::post(io, std::move(function));
 }
 
+bool is_ready(int fd, short events) {
+    pollfd entry{.fd = fd, .events = events, .revents = 0};
+    return ::poll(&entry, 1, 0) > 0;
+}
+
 struct Watch::Implementation : std::enable_shared_from_this<Implementation> {
     explicit Implementation(asio::io_context& io) : descriptor(io), timer(io) {}
 
     void wait(asio::posix::descriptor_base::wait_type kind, std::function<void()> function) {
-        descriptor.async_wait(kind,
-                              [self = shared_from_this(), call = std::move(function)](const boost::system::error_code& error) {
-                                  if (!error && !self->stopped) {
-                                      call();
-                                  }
-                              });
+        descriptor.async_wait(
+            kind, [self = shared_from_this(), kind, call = std::move(function)](const boost::system::error_code& error) {
+                if (error || self->stopped) {
+                    return;
+                }
+                if (is_ready(self->descriptor.native_handle(), kind == writing ? POLLOUT : POLLIN)) {
+                    call();
+                } else {
+                    self->wait(kind, call);
+                }
+            });
     }
 
+    static constexpr auto writing = asio::posix::descriptor_base::wait_write;
     asio::posix::stream_descriptor descriptor;
     asio::steady_timer timer;
     bool stopped = false;

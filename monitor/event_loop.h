@@ -18,6 +18,10 @@ namespace pageferry::monitor {
 // Runs it from the io_context, never from inside this call.
 void post(boost::asio::io_context& io, std::function<void()> function);
 
+// Boost.Asio takes the state of a descriptor that was released for the next one while an event of the old one may still be
+// queued, and then tells the new one's waiter of it. So whoever acts on a wait without reading asks again. events: of poll(2).
+bool is_ready(int fd, short events);
+
 // Waits for a descriptor that somebody else owns, one wait of each kind at a time. Destroying it cancels: no callback runs any
 // more.
 class Watch {

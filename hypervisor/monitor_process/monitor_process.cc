@@ -1,7 +1,10 @@
 #include "hypervisor/monitor_process/monitor_process.h"
 
+#include "monitor/event_loop.h"
+
 #include <spdlog/spdlog.h>
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -45,13 +48,22 @@ void MonitorProcess::tell_launcher(char byte) {
     [[maybe_unused]] const auto written = ::write(ready_.get(), &byte, 1);
 }
 
-Result<void> MonitorProcess::start() {
-    qemu_.assign(config_.qemu_pidfd);
+void MonitorProcess::wait_for_qemus_end() {
     qemu_.async_wait(boost::asio::posix::stream_descriptor::wait_read, [this](const boost::system::error_code& error) {
-        if (!error) {
+        if (error) {
+            return;
+        }
+        if (monitor::is_ready(qemu_.native_handle(), POLLIN)) {
             qemu_ended();
+        } else {
+            wait_for_qemus_end(); // it lives: see is_ready()
         }
     });
+}
+
+Result<void> MonitorProcess::start() {
+    qemu_.assign(config_.qemu_pidfd);
+    wait_for_qemus_end();
     auto backend = monitor::QmpBackend::open(io_, Fd{config_.qmp_fd});
     if (!backend) {
         return std::unexpected(std::move(backend.error()));

@@ -38,6 +38,7 @@ private:
     void begin_incoming();
     void up();
     void tell_launcher(char byte);
+    void wait_for_qemus_end();
     void qemu_ended();
     void end_if_served();
 

@@ -1,5 +1,8 @@
 #include "hypervisor/monitor_process/mover_process.h"
 
+#include "monitor/event_loop.h"
+
+#include <poll.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -126,8 +129,13 @@ void MoverProcess::take_messages() {
 void MoverProcess::wait_for_end() {
     pidfd_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
                       [this, alive = alive_](const boost::system::error_code& error) {
-                          if (*alive && !error) {
+                          if (!*alive || error) {
+                              return;
+                          }
+                          if (monitor::is_ready(pidfd_.native_handle(), POLLIN)) {
                               bury();
+                          } else {
+                              wait_for_end(); // it lives: see is_ready()
                           }
                       });
 }

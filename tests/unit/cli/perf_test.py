@@ -21,7 +21,7 @@ def run(*arguments):
 
 def maps_ram(pid):
     with open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
-        return re.search(r"[/:]pageferry-perf", maps.read()) is not None
+        return re.search(r"[/:]pageferry-perf \(deleted\)", maps.read()) is not None
 
 
 class Push(unittest.TestCase):

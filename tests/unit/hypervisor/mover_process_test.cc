@@ -226,6 +226,24 @@ TEST_F(MoverProcessTest, GoesWithItsOwnerAndNothingIsHeardAfterwards) {
     EXPECT_TRUE(endings.empty());
 }
 
+// Both ends of the first one, its link's and its process's, are told in one go; what is left of that must not be taken for the
+// next one's.
+TEST_F(MoverProcessTest, IsNotBuriedForAnEndOfTheOneBefore) {
+    for (int i = 0; i < 20; ++i) {
+        start("exit 0\n");
+        siginfo_t ended{};
+        ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(mover->pid()), &ended, WEXITED | WNOWAIT), 0);
+        ASSERT_TRUE(run_to_end());
+        mover.reset();
+        endings.clear();
+        heard.clear();
+        start(std::string{"printf '{\"type\":\"ready\"}' >&3\n"} + wait_for_end);
+        ASSERT_TRUE(run_to_message());
+        EXPECT_TRUE(endings.empty());
+        mover.reset();
+    }
+}
+
 TEST_F(MoverProcessTest, MayGoFromItsOwnLastWord) { // as a migration does: not inside the handler, but right after it
     auto made = MoverProcess::start(io, script("printf '{\"type\":\"ended\"}' >&3\nexit 0\n").string(),
                                     {.message = [this](LinkMessage&) { boost::asio::post(io, [this] { mover.reset(); }); },

@@ -94,7 +94,7 @@ def warm_up_memory(length):
     host takes free memory away, the first touch of each page would otherwise measure that host, and in no two runs alike."""
     taker = ("import mmap, sys; m = mmap.mmap(-1, int(sys.argv[1]), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS);"
              " m.madvise(mmap.MADV_HUGEPAGE); m.madvise(23)")  # MADV_POPULATE_WRITE, Linux 5.14
-    subprocess.run([sys.executable, "-c", taker, str(length)], check=False)
+    subprocess.run([sys.executable, "-c", taker, str(length)], check=True)
 
 
 def wait_end(vm, timeout):

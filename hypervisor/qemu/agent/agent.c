@@ -2,7 +2,8 @@
  *
  * It holds what only QEMU's own process can make (userfaultfds, pagemap), made before QEMU drops privileges or closes its
  * sandbox, hands it out, and, when asked, zaps page tables and switches disks between direct and buffered I/O. It must not
- * disturb QEMU: one thread with all signals blocked, no heap after the start, no output, nothing inherited by QEMU's children.
+ * disturb QEMU: one thread with all signals blocked, no heap after the start but to list descriptors, no output, nothing
+ * inherited by QEMU's children.
  */
 #include "hypervisor/qemu/agent/agent_protocol.h"
 #include "hypervisor/qemu/agent/descriptors.h"

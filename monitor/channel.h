@@ -31,8 +31,8 @@ public:
         std::function<void()> flushed; // the kernel has taken all that had to wait; may be empty
     };
 
-    // One socket, or a pair such as standard input and output. Makes them non-blocking. Fails where they cannot be waited for
-    // (regular files).
+    // One socket, or a pair such as standard input and output. Makes them non-blocking; a regular file is as
+    // good as any.
     static Result<std::unique_ptr<Channel>> open(boost::asio::io_context& io, Fd in_and_out);
     static Result<std::unique_ptr<Channel>> open(boost::asio::io_context& io, Fd in, Fd out);
 

@@ -31,6 +31,14 @@ struct Watch::Implementation : std::enable_shared_from_this<Implementation> {
     explicit Implementation(asio::io_context& io) : descriptor(io), timer(io) {}
 
     void wait(asio::posix::descriptor_base::wait_type kind, std::function<void()> function) {
+        if (always_ready) {
+            asio::post(timer.get_executor(), [self = shared_from_this(), call = std::move(function)] {
+                if (!self->stopped) {
+                    call();
+                }
+            });
+            return;
+        }
         descriptor.async_wait(
             kind, [self = shared_from_this(), kind, call = std::move(function)](const boost::system::error_code& error) {
                 if (error || self->stopped) {
@@ -47,6 +55,7 @@ struct Watch::Implementation : std::enable_shared_from_this<Implementation> {
     static constexpr auto writing = asio::posix::descriptor_base::wait_write;
     asio::posix::stream_descriptor descriptor;
     asio::steady_timer timer;
+    bool always_ready = false;
     bool stopped = false;
 };
 
@@ -60,9 +69,14 @@ int why_it_cannot_be_waited_for(int fd) {
 } // namespace
 
 Result<Watch> Watch::open(asio::io_context& io, int fd) {
-    if (const int why = why_it_cannot_be_waited_for(fd); why != 0) {
-        return std::unexpected{
-            errno_error(why, "epoll_ctl", "descriptor " + std::to_string(fd), "use a socket, a pipe or a terminal")};
+    const int why = why_it_cannot_be_waited_for(fd);
+    if (why == EPERM) { // what poll(2) calls always ready: a regular file, /dev/null
+        auto implementation = std::make_shared<Implementation>(io);
+        implementation->always_ready = true;
+        return Watch{std::move(implementation)};
+    }
+    if (why != 0) {
+        return std::unexpected{errno_error(why, "epoll_ctl", "descriptor " + std::to_string(fd))};
     }
     auto implementation = std::make_shared<Implementation>(io);
     boost::system::error_code error;
@@ -84,7 +98,9 @@ Watch::~Watch() { // NOLINT(bugprone-exception-escape)
     if (implementation_) {
         implementation_->stopped = true;
         implementation_->timer.cancel();
-        (void)implementation_->descriptor.release(); // cancels the waits; the descriptor stays its owner's
+        if (implementation_->descriptor.is_open()) {
+            (void)implementation_->descriptor.release(); // cancels the waits; the descriptor stays its owner's
+        }
     }
 }
 

@@ -26,7 +26,7 @@ bool is_ready(int fd, short events);
 // more.
 class Watch {
 public:
-    // Fails for what cannot be waited for: regular files, or a descriptor that is being watched already.
+    // A regular file is always ready. Fails for a descriptor that is being watched already.
     static Result<Watch> open(boost::asio::io_context& io, int fd);
     Watch(Watch&&) noexcept;
     Watch& operator=(Watch&&) noexcept;

@@ -142,6 +142,12 @@ void serve(MonitorConfig config) {
         }
         ::poll(entries.data(), entries.size(), -1);
         if (entries[0].revents != 0) {
+            // What QEMU said last is still to be passed on: its end of the socket is closed, so this ends too.
+            for (const UserMonitor& m : config.user_monitors) {
+                const int out = m.output_fd >= 0 ? m.output_fd : m.connected_fd;
+                while (out >= 0 && copy(m.backend_fd, out)) {
+                }
+            }
             return;
         }
         for (std::size_t i = 0; i < config.user_monitors.size(); ++i) {

@@ -76,10 +76,12 @@ TEST_F(ManyListeners, NobodyIsLostWhenSeveralComeAtOnce) {
     auto first = connect(uris[0]);
     auto second = connect(uris[1]);
     std::set<std::size_t> came;
+    std::vector<Listeners::Accepted> kept; // until both sides have seen the end of the handshake
     for (int i = 0; i < 2; ++i) {
         auto accepted = next();
         ASSERT_TRUE(accepted && *accepted);
         came.insert((*accepted)->listener);
+        kept.push_back(std::move(**accepted));
     }
     EXPECT_EQ(came, (std::set<std::size_t>{0, 1}));
     EXPECT_TRUE(first.get());

@@ -137,12 +137,17 @@ Result<transport::Transport> load_transport(const std::string& text, std::span<c
 }
 
 transport::Options options_of(const MoverStart& start) {
+    std::uint64_t memory = 0;
+    for (const auto& block : start.blocks) {
+        memory += block.length;
+    }
     return transport::Options{.lanes = start.lanes,
                               .dead_peer = start.dead_peer,
                               .handshake = start.dead_peer,
                               .queue_depth = 0,
                               .epoch = start.epoch,
-                              .session = start.session};
+                              .session = start.session,
+                              .memory_bytes = memory};
 }
 
 } // namespace

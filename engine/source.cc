@@ -106,6 +106,7 @@ Result<void> Source::share_memory() {
 // holds and we do not is discarded there.
 Result<void> Source::exchange_extents() {
     std::vector<const memory::RamBlock*> tracked;
+    tracked.reserve(config_.blocks.size());
     for (const auto& block : config_.blocks) {
         tracked.push_back(&block);
     }

@@ -180,6 +180,7 @@ namespace {
 
 std::vector<FailedTransport> failed_of(const std::vector<engine::Attempt>& attempts) {
     std::vector<FailedTransport> failed;
+    failed.reserve(attempts.size());
     for (const auto& attempt : attempts) {
         failed.push_back(FailedTransport{
             .uri = attempt.uri, .phase = attempt.phase, .reason = attempt.error.reason, .error_desc = attempt.error.to_string()});

@@ -107,9 +107,8 @@ class Scenarios:
         self.compare("refusals_idle")
 
 
-class Tcp(Scenarios, Case):
-    def dead_uri(self):
-        return "tcp:127.0.0.1:1"
+class Network(Scenarios, Case):
+    """Over what --scheme and --host name: tcp, unless said otherwise."""
 
 
 class Unix(Scenarios, Case):

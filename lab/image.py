@@ -122,7 +122,9 @@ class Recipe:
     def _environment(self, libraries):
         """Of every command: where the build's programs are found, and the libraries that lie in no usual place."""
         unusual = sorted({os.path.dirname(p) for p in libraries if not os.path.dirname(p).startswith(tuple(s.rstrip("/") for s in _SEARCHED))})
-        lines = [f'export LD_LIBRARY_PATH="{":".join(unusual)}"'] if unusual else []
+        lines = ["export PAGEFERRY_TEST_PATIENCE=5"]  # of this repository's tests: everything is slower here
+        if unusual:
+            lines.append(f'export LD_LIBRARY_PATH="{":".join(unusual)}"')
         if self.binaries:
             lines.append(f'export PATH="{self.binaries}:$PATH"')
         return "\n".join([*lines, f'cd "{ROOT}" 2>/dev/null || cd /']) + "\n"

@@ -10,7 +10,7 @@ MEMORY = 2048  # MiB of a lab machine with two small guests, for everything in i
 
 # Debian's: one of another place on PATH has its library wherever it was built.
 PYTHON = "/usr/bin/python3"
-_PROGRAMS = ("demo", "perf", "tests/data", "tests/guest", "tests/integration", "tests/lab", "tests/qemu_pair.py")
+_PROGRAMS = ("demo", "lab", "perf", "tests/data", "tests/guest", "tests/integration", "tests/lab", "tests/qemu_pair.py")
 _KINDS = (".py", ".json", ".sh")
 _LEFT_OUT = ("config-*", "dist-packages", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages", "test", "tkinter", "turtledemo",
              "venv", "asyncio")
@@ -22,7 +22,7 @@ def paths(qemu="qemu-system-x86_64"):
     program = shutil.which(qemu)
     if program is None:
         raise RuntimeError(f"{qemu} is not installed (Debian: qemu-system-x86)")
-    return [program, *_firmware(), *_python(), *_repository()]
+    return [program, *glob.glob("/usr/lib/*/qemu/accel-tcg-*.so"), *_firmware(), *_python(), *_repository()]
 
 
 def _firmware():

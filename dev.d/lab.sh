@@ -46,11 +46,15 @@ lab_kernel_package() {
         { grep -E '^linux-image-[0-9.]+([-+~][0-9a-z]+)*-amd64$' || true; } | { grep -Ev -e '-(cloud|rt)-' || true; } | sort -V | tail -n 1
 }
 
-# lab_gtests FILE [options]: GoogleTest programs whose subject is the kernel, run on the lab's; results in FILE.
+# lab_gtests BUILD FILE [options]: GoogleTest programs whose subject is the kernel, run on the lab's; results in FILE.
 lab_gtests() {
-    local uri listed=()
-    for uri in tcp=tcp:127.0.0.1:0 'unix=unix:/tmp/pageferry-conformance-{pid}.sock'; do
-        listed+=("conformance.${uri%%=*}=pageferry-conformance --uri=${uri#*=}")
+    local build=$1 file=$2 entry listed=()
+    shift 2
+    for entry in tcp=tcp:127.0.0.1:0 'unix=unix:/tmp/pageferry-conformance-{pid}.sock' rdma=rdma:10.77.0.1:0 'rdma6=rdma:[fd77::1]:0'; do
+        listed+=("conformance.${entry%%=*}=pageferry-conformance --uri=${entry#*=}")
     done
-    python3 lab/gtest.py --cpus 1 --build build/release --output "$@" "${listed[@]}" test_memory test_dirty_tracker
+    for entry in "$build"/bin/test_rdma*; do
+        [ ! -x "$entry" ] || listed+=("$(basename "$entry")")
+    done
+    python3 lab/gtest.py --build "$build" --output "$file" "$@" "${listed[@]}" test_memory test_dirty_tracker
 }

@@ -1,44 +1,17 @@
-// Socket addresses, and how a URI becomes some.
+// The URIs of this transport.
 //
 // Threads: any; no state.
 #pragma once
 
-#include "tcp_fallback/deadline.h"
-#include "tcp_fallback/fault.h"
-#include "transport/uri.h"
+#include "tcp_fallback/kit.h"
+#include "transport/plugin/address.h"
 
-#include <sys/socket.h>
-
-#include <cstdint>
-#include <string>
 #include <string_view>
-#include <vector>
 
 namespace pageferry::tcp {
 
 // A "tcp" or "unix" URI. invalid_argument: malformed, or of another scheme.
 Result<transport::Uri> parse_own_uri(std::string_view text);
-
-struct Endpoint {
-    sockaddr_storage storage{};
-    socklen_t length = 0;
-
-    [[nodiscard]] sockaddr* address() { return reinterpret_cast<sockaddr*>(&storage); }
-    [[nodiscard]] const sockaddr* address() const { return reinterpret_cast<const sockaddr*>(&storage); }
-    [[nodiscard]] int family() const { return storage.ss_family; }
-    [[nodiscard]] std::uint16_t port() const; // 0 where there is none
-    void set_port(std::uint16_t port);
-    // "192.0.2.1:4444", "[::1]:4444", "unix:/path"; IPv4 within IPv6 is shown as IPv4.
-    [[nodiscard]] std::string to_string() const;
-};
-
-enum class Purpose { connecting, listening };
-
-// All addresses of a "tcp" URI's host, in the resolver's order; never empty. An empty host is this machine (connecting), or any
-// address (listening: IPv6 that takes IPv4 too, then IPv4). A name is looked up by a thread of its own, which is left behind when
-// the deadline passes or the event descriptor cancel (-1: none) is raised: getaddrinfo(3) cannot be interrupted. not_found: no
-// such host. unreachable: no name server answers. timed_out, cancelled.
-Outcome<std::vector<Endpoint>> resolve(const transport::Uri& uri, Purpose purpose, const Deadline& deadline, int cancel);
 
 // The address of a "unix" URI. invalid_argument: the path is empty or longer than a socket address holds.
 Result<Endpoint> unix_endpoint(const transport::Uri& uri);

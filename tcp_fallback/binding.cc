@@ -1,4 +1,5 @@
 // How a listener gets its sockets: the part of Listener that deals with ports and socket files.
+#include "tcp_fallback/address.h"
 #include "tcp_fallback/listener.h"
 #include "tcp_fallback/sockets.h"
 

@@ -1,8 +1,9 @@
 #include "tcp_fallback/connection.h"
-
 #include "tcp_fallback/address.h"
+
 #include "tcp_fallback/dialer.h"
 #include "tcp_fallback/sockets.h"
+#include "transport/plugin/events.h"
 
 #include <fcntl.h>
 #include <sys/socket.h>
@@ -15,13 +16,7 @@ namespace pageferry::tcp {
 
 namespace {
 
-constexpr std::uint32_t default_queue_depth = 1024;
-constexpr std::uint32_t largest_queue_depth = 65536;
 constexpr std::int64_t closing_ms = 1000; // how long close() lets a slow peer take the last control messages
-
-Error invalid(std::string object, std::string reason) {
-    return make_error(ErrorCode::invalid_argument, "read options", std::move(object), std::move(reason));
-}
 
 Result<void> set_blocking(int socket) {
     const int flags = ::fcntl(socket, F_GETFL);
@@ -32,25 +27,6 @@ Result<void> set_blocking(int socket) {
 }
 
 } // namespace
-
-Result<pf_options> read_options(const pf_options* given) {
-    pf_options options{};
-    options.lanes = 2;
-    options.dead_peer_ms = 10'000;
-    options.handshake_ms = 10'000;
-    if (given != nullptr) {
-        std::memcpy(&options, given, std::min<std::size_t>(given->size, sizeof options));
-    }
-    options.size = sizeof options;
-    if (options.lanes == 0 || options.lanes > max_lanes) {
-        return std::unexpected{invalid("lanes", std::to_string(options.lanes) + " is not in 1.." + std::to_string(max_lanes))};
-    }
-    if (options.dead_peer_ms == 0 || options.handshake_ms == 0) {
-        return std::unexpected{invalid("dead_peer_ms, handshake_ms", "they must not be 0")};
-    }
-    options.queue_depth = options.queue_depth == 0 ? default_queue_depth : std::min(options.queue_depth, largest_queue_depth);
-    return options;
-}
 
 Connection::Connection(pf_options options, Fd event) : options_(options), ending_(std::move(event)) {}
 
@@ -246,6 +222,18 @@ Outcome<void> Connection::add_memory(std::span<const pf_memory_block> blocks) {
     return {};
 }
 
+Outcome<void> Connection::prepare(std::span<const pf_extent> extents) {
+    if (auto may = usable("prepare"); !may) {
+        return may;
+    }
+    const MemoryTable* table = gate_.table();
+    if (table == nullptr) {
+        return failed(make_error(ErrorCode::state, "prepare", "connection", "no memory was added"));
+    }
+    auto right = table->check("prepare", extents, PF_MEMORY_PUSH_SOURCE | PF_MEMORY_PULL_TARGET);
+    return right ? Outcome<void>{} : failed(std::move(right.error()));
+}
+
 Outcome<void> Connection::revoke_memory(const Deadline& deadline) {
     // Also when the connection is over, though the answer is then its error.
     const bool revoked = state_.load() == State::running && gate_.revoke(deadline);
@@ -296,13 +284,9 @@ Outcome<std::size_t> Connection::submit(OpKind kind, std::span<const pf_extent> 
     if (table == nullptr) {
         return failed(make_error(ErrorCode::state, operation, "connection", "no memory was added"));
     }
-    for (const pf_extent& extent : extents) {
-        auto address = table->at(extent.block, extent.offset, extent.length,
-                                 kind == OpKind::push ? PF_MEMORY_PUSH_SOURCE : PF_MEMORY_PULL_TARGET);
-        if (!address) {
-            address.error().operation = operation;
-            return failed(std::move(address.error()));
-        }
+    if (auto right = table->check(operation, extents, kind == OpKind::push ? PF_MEMORY_PUSH_SOURCE : PF_MEMORY_PULL_TARGET);
+        !right) {
+        return failed(std::move(right.error()));
     }
     const auto taken = work_->submit(kind, *table, extents);
     if (!taken) {

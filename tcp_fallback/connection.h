@@ -6,13 +6,15 @@
 #pragma once
 
 #include "tcp_fallback/control_lane.h"
-#include "tcp_fallback/ending.h"
+#include "tcp_fallback/kit.h"
 #include "tcp_fallback/lane.h"
 #include "tcp_fallback/lane_groups.h"
 #include "tcp_fallback/lane_receiver.h"
 #include "tcp_fallback/lane_sender.h"
 #include "tcp_fallback/memory_gate.h"
 #include "tcp_fallback/work.h"
+#include "transport/plugin/ending.h"
+#include "transport/plugin/op_kind.h"
 #include "transport/uri.h"
 
 #include <atomic>
@@ -25,9 +27,6 @@
 #include <vector>
 
 namespace pageferry::tcp {
-
-// The options given to listen() or open(), checked; queue_depth and the rest with their defaults filled in.
-Result<pf_options> read_options(const pf_options* given);
 
 class Connection {
 public:
@@ -44,6 +43,7 @@ public:
     [[nodiscard]] std::string describe() const;
 
     Outcome<void> add_memory(std::span<const pf_memory_block> blocks);
+    Outcome<void> prepare(std::span<const pf_extent> extents); // nothing to do here but to look at them
     Outcome<void> revoke_memory(const Deadline& deadline);
 
     Outcome<void> send(std::span<const std::byte> message, const Deadline& deadline);

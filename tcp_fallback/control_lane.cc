@@ -2,6 +2,7 @@
 
 #include "tcp_fallback/sockets.h"
 #include "tcp_fallback/wire.h"
+#include "transport/plugin/events.h"
 
 #include <poll.h>
 #include <sys/socket.h>

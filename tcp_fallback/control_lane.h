@@ -6,11 +6,12 @@
 // Threads: send() any; receive() one at a time; flusher() is a thread's whole life.
 #pragma once
 
-#include "tcp_fallback/deadline.h"
-#include "tcp_fallback/ending.h"
+#include "tcp_fallback/kit.h"
 #include "tcp_fallback/lane.h"
-#include "tcp_fallback/threads.h"
 #include "transport/abi/pageferry_transport.h"
+#include "transport/plugin/deadline.h"
+#include "transport/plugin/ending.h"
+#include "transport/plugin/threads.h"
 
 #include <cstddef>
 #include <mutex>

@@ -1,8 +1,9 @@
 #include "tcp_fallback/dialer.h"
-
 #include "tcp_fallback/address.h"
+
 #include "tcp_fallback/handshake.h"
 #include "tcp_fallback/sockets.h"
+#include "transport/plugin/events.h"
 
 #include <poll.h>
 #include <sys/random.h>

@@ -3,9 +3,10 @@
 // Threads: the caller's; it waits in poll(2) only, so a deadline or a cancel ends it at once.
 #pragma once
 
-#include "tcp_fallback/deadline.h"
-#include "tcp_fallback/fault.h"
+#include "tcp_fallback/kit.h"
 #include "tcp_fallback/lane_groups.h"
+#include "transport/plugin/deadline.h"
+#include "transport/plugin/fault.h"
 #include "transport/uri.h"
 
 #include <functional>

@@ -1,6 +1,6 @@
 #include "tcp_fallback/handshake.h"
 
-#include "tcp_fallback/bytes.h"
+#include "transport/plugin/bytes.h"
 
 #include <algorithm>
 #include <cstring>

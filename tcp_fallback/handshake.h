@@ -16,7 +16,9 @@
 #pragma once
 
 #include "base/error.h"
+#include "tcp_fallback/kit.h"
 #include "transport/abi/pageferry_transport.h"
+#include "transport/plugin/options.h"
 
 #include <array>
 #include <cstddef>
@@ -35,7 +37,7 @@ inline constexpr std::size_t greeting_bytes = 16;
 inline constexpr std::size_t preamble_bytes = 64;
 inline constexpr std::size_t verdict_bytes = 8;
 inline constexpr std::size_t verdict_text_max = 200;
-inline constexpr std::uint16_t max_lanes = 64;
+static_assert(max_lanes <= 64); // of the preamble
 
 struct Greeting {
     std::uint16_t lowest = lowest_version;

@@ -3,7 +3,8 @@
 // Threads: immutable but for the counter; fail() from any.
 #pragma once
 
-#include "tcp_fallback/fault.h"
+#include "tcp_fallback/kit.h"
+#include "transport/plugin/fault.h"
 
 #include <atomic>
 #include <cstdint>

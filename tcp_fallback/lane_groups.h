@@ -5,8 +5,9 @@
 #pragma once
 
 #include "base/fd.h"
-#include "tcp_fallback/deadline.h"
 #include "tcp_fallback/handshake.h"
+#include "tcp_fallback/kit.h"
+#include "transport/plugin/deadline.h"
 
 #include <chrono>
 #include <expected>

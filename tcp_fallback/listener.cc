@@ -1,6 +1,8 @@
 #include "tcp_fallback/listener.h"
+#include "tcp_fallback/address.h"
 
 #include "tcp_fallback/sockets.h"
+#include "transport/plugin/events.h"
 
 #include <poll.h>
 #include <sys/socket.h>

@@ -6,9 +6,10 @@
 // Threads: accept() one at a time; cancel() any.
 #pragma once
 
-#include "tcp_fallback/address.h"
 #include "tcp_fallback/connection.h"
+#include "tcp_fallback/kit.h"
 #include "tcp_fallback/lane_groups.h"
+#include "transport/plugin/address.h"
 
 #include <array>
 #include <deque>

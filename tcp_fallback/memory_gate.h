@@ -4,8 +4,9 @@
 // Threads: any.
 #pragma once
 
-#include "tcp_fallback/memory_table.h"
-#include "tcp_fallback/threads.h"
+#include "tcp_fallback/kit.h"
+#include "transport/plugin/memory_table.h"
+#include "transport/plugin/threads.h"
 
 #include <atomic>
 #include <memory>

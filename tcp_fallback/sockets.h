@@ -5,7 +5,8 @@
 
 #include "base/error.h"
 #include "base/fd.h"
-#include "tcp_fallback/deadline.h"
+#include "tcp_fallback/kit.h"
+#include "transport/plugin/deadline.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -13,16 +14,6 @@
 #include <string>
 
 namespace pageferry::tcp {
-
-enum class Wait { ready, timed_out, cancelled };
-
-// Until the socket has one of the events of poll(2) (or an error, or the peer has gone), the deadline passes, or the event
-// descriptor cancel is readable (-1: there is none); cancel goes first.
-Wait wait_for(int socket, short events, const Deadline& deadline, int cancel);
-
-// An eventfd that stays readable once it was raised. resources: no descriptor left.
-Result<Fd> make_event();
-void raise_event(int event);
 
 // Liveness by the kernel's own means, for TCP sockets: a peer that answers nothing for dead_peer_ms ends the socket with
 // ETIMEDOUT, with data under way (TCP_USER_TIMEOUT) or without (keepalive, to the second). And no delay for small messages. Other

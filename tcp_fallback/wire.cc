@@ -1,7 +1,7 @@
 #include "tcp_fallback/wire.h"
 
-#include "tcp_fallback/bytes.h"
 #include "transport/abi/pageferry_transport.h"
+#include "transport/plugin/bytes.h"
 
 #include <string>
 

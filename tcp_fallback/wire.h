@@ -19,6 +19,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "tcp_fallback/kit.h"
 
 #include <cstddef>
 #include <cstdint>

@@ -1,6 +1,6 @@
 #include "tcp_fallback/work.h"
 
-#include "tcp_fallback/memory_table.h"
+#include "transport/plugin/memory_table.h"
 
 #include <algorithm>
 

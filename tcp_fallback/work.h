@@ -7,9 +7,12 @@
 // Threads: any; one lock, taken once for a turn or a frame, never for a page. No input or output here.
 #pragma once
 
+#include "tcp_fallback/kit.h"
 #include "tcp_fallback/op_queue.h"
 #include "tcp_fallback/ring.h"
-#include "tcp_fallback/threads.h"
+#include "transport/plugin/memory_table.h"
+#include "transport/plugin/op_kind.h"
+#include "transport/plugin/threads.h"
 
 #include <array>
 #include <cstdint>
@@ -20,8 +23,6 @@
 #include <vector>
 
 namespace pageferry::tcp {
-
-class MemoryTable;
 
 inline constexpr std::uint32_t turn_bytes = 2U << 20U;          // page bytes of one kind in one turn, so also the largest piece
 inline constexpr std::uint64_t pull_window_bytes = 8ULL << 20U; // asked for on one lane and not yet here
@@ -37,7 +38,6 @@ struct Turn {
     std::optional<std::uint64_t> fence; // covers data, and all that this lane sent before
 };
 
-enum class OpKind : std::uint8_t { push = 0, pull = 1, pull_urgent = 2 };
 enum class Waited { done, timed_out, ended };
 
 class Work {

@@ -27,6 +27,7 @@ pf_options to_abi(const Options& options) {
     abi.queue_depth = options.queue_depth;
     abi.epoch = options.epoch;
     std::ranges::copy(options.session, abi.session);
+    abi.memory_bytes = options.memory_bytes;
     return abi;
 }
 
@@ -119,6 +120,14 @@ Result<void> Connection::add_memory(std::span<const MemoryBlock> blocks) {
     pf_error error = empty_error();
     if (const int status = plugin_->add_memory(connection_, abi.data(), abi.size(), &error); status != PF_OK) {
         return failed(status, error, "add memory");
+    }
+    return {};
+}
+
+Result<void> Connection::prepare(std::span<const pf_extent> extents) {
+    pf_error error = empty_error();
+    if (const int status = plugin_->prepare(connection_, extents.data(), extents.size(), &error); status != PF_OK) {
+        return failed(status, error, "prepare");
     }
     return {};
 }

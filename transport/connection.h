@@ -28,6 +28,7 @@ struct Options {
     unsigned queue_depth = 0;
     unsigned epoch = 0;
     SessionId session{};
+    std::uint64_t memory_bytes = 0; // RAM this side is going to share; 0: not known
 };
 
 struct MemoryBlock {
@@ -53,6 +54,7 @@ public:
     [[nodiscard]] std::string describe() const;
 
     Result<void> add_memory(std::span<const MemoryBlock> blocks);
+    Result<void> prepare(std::span<const pf_extent> extents);
     Result<void> revoke_memory(Milliseconds timeout);
 
     Result<void> send(std::span<const std::byte> message, Milliseconds timeout);

@@ -39,6 +39,7 @@ const char* missing_function(const pf_transport& plugin) {
         {plugin.close != nullptr, "close"},
         {plugin.describe != nullptr, "describe"},
         {plugin.add_memory != nullptr, "add_memory"},
+        {plugin.prepare != nullptr, "prepare"},
         {plugin.revoke_memory != nullptr, "revoke_memory"},
         {plugin.send != nullptr, "send"},
         {plugin.receive != nullptr, "receive"},

@@ -20,8 +20,9 @@ INCLUDES = {
     "transport/abi": [],  # a third party has this one header and nothing else
     "statemachine": ["base"],
     "memory": ["base"],
-    "tcp_fallback": ["base", "transport/abi", "transport/uri.h"],
-    "rdma": ["base", "transport/abi", "transport/uri.h"],
+    "transport/plugin": ["base", "transport/abi", "transport/uri.h"],  # what our own plugins share; no loader, no session
+    "tcp_fallback": ["base", "transport/abi", "transport/plugin", "transport/uri.h"],
+    "rdma": ["base", "transport/abi", "transport/plugin", "transport/uri.h"],
     "engine": ["base", "transport", "statemachine", "memory"],
     "engine/control_page.h": ["base", "statemachine"],
     "monitor": ["base", "transport", "statemachine", "engine/control_page.h"],

@@ -101,6 +101,7 @@ typedef struct pf_options {
     uint32_t queue_depth;              /* pushes or pulls that may be under way at once, 0: the transport's own choice */
     uint32_t epoch;                    /* number of this connection within its session; a listener accepts this one or later */
     uint8_t session[PF_SESSION_BYTES]; /* all zero on a listener: any session */
+    uint64_t memory_bytes;             /* RAM this side is going to share, 0: not known. Limits are checked against it at once */
 } pf_options;
 
 /* What the peer, and this side, may do with a block's memory. */
@@ -185,6 +186,9 @@ typedef struct pf_transport {
 
     /* Tells which memory the connection may touch, once, before the first push or pull, with all blocks at once. */
     int (*add_memory)(pf_connection* connection, const pf_memory_block* blocks, size_t count, pf_error* error);
+    /* A hint: pushes or pulls of these ranges are to come, roughly in this order (cookies are not used). A transport that needs
+       memory registered begins with it, in the background; others have nothing to do. What was never named works as well. */
+    int (*prepare)(pf_connection* connection, const pf_extent* extents, size_t count, pf_error* error);
     /* After PF_OK nothing the peer has sent or will send can change this side's memory. Control goes on working. */
     int (*revoke_memory)(pf_connection* connection, int64_t timeout_ms, pf_error* error);
 

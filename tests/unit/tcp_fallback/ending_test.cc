@@ -1,10 +1,11 @@
 // How calls end: cancelled, with a peer that is gone, by a peer that breaks the rules.
 #include "pair.h"
 
-#include "tcp_fallback/ending.h"
 #include "tcp_fallback/handshake.h"
 #include "tcp_fallback/sockets.h"
 #include "tcp_fallback/wire.h"
+#include "transport/plugin/ending.h"
+#include "transport/plugin/events.h"
 
 #include <gtest/gtest.h>
 #include <sys/socket.h>

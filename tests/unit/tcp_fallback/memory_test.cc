@@ -1,5 +1,5 @@
 #include "tcp_fallback/memory_gate.h"
-#include "tcp_fallback/memory_table.h"
+#include "transport/plugin/memory_table.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // What a connection's lanes are given to do, turn by turn, with no socket in sight.
 #include "tcp_fallback/work.h"
 
-#include "tcp_fallback/memory_table.h"
+#include "transport/plugin/memory_table.h"
 
 #include <gtest/gtest.h>
 

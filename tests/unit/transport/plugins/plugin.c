@@ -57,6 +57,11 @@ static int wait(pf_connection* connection, int64_t timeout_ms, pf_error* error) 
     (void)connection, (void)timeout_ms, (void)error;
     return PF_UNSUPPORTED;
 }
+static int prepare(pf_connection* connection, const pf_extent* extents, size_t count, pf_error* error) {
+    (void)connection, (void)extents, (void)count, (void)error;
+    return PF_OK;
+}
+
 static int send(pf_connection* connection, const void* message, size_t length, int64_t timeout_ms, pf_error* error) {
     (void)connection, (void)message, (void)length, (void)timeout_ms, (void)error;
     return PF_UNSUPPORTED;
@@ -121,6 +126,7 @@ static const pf_transport transport = {
     .close = with_connection,
     .describe = describe,
     .add_memory = add_memory,
+    .prepare = prepare,
     .revoke_memory = wait,
     .send = send,
     .receive = receive,

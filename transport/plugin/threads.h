@@ -2,7 +2,7 @@
 #pragma once
 
 #include "base/error.h"
-#include "tcp_fallback/deadline.h"
+#include "transport/plugin/deadline.h"
 
 #include <pthread.h>
 
@@ -11,7 +11,7 @@
 #include <string>
 #include <thread>
 
-namespace pageferry::tcp {
+namespace pageferry::plugin {
 
 // A condition variable that waits until a monotonic moment by pthread_cond_timedwait. (std::condition_variable would use
 // pthread_cond_clockwait, which GCC 12's ThreadSanitizer does not see, and then reports races that are none.)
@@ -37,4 +37,4 @@ private:
 // resources: the system has no thread left.
 Result<std::thread> start_thread(const std::string& name, std::function<void()> body);
 
-} // namespace pageferry::tcp
+} // namespace pageferry::plugin

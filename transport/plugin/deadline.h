@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <ctime>
 
-namespace pageferry::tcp {
+namespace pageferry::plugin {
 
 using Clock = std::chrono::steady_clock; // CLOCK_MONOTONIC, which Condition waits on too
 
@@ -34,4 +34,4 @@ private:
     Clock::time_point at_;
 };
 
-} // namespace pageferry::tcp
+} // namespace pageferry::plugin

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <expected>
 
-namespace pageferry::tcp {
+namespace pageferry::plugin {
 
 struct Fault {
     Error error;
@@ -30,4 +30,4 @@ int answer(pf_error* out, const Fault& fault);
 // Sets *out to "no error", size kept; out may be null.
 void clear(pf_error* out);
 
-} // namespace pageferry::tcp
+} // namespace pageferry::plugin

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-namespace pageferry::tcp {
+namespace pageferry::plugin {
 
 struct Block {
     std::uint32_t number = 0;
@@ -31,9 +31,12 @@ public:
     // PF_MEMORY_*).
     [[nodiscard]] Result<std::byte*> at(std::uint32_t block, std::uint64_t offset, std::uint64_t length,
                                         std::uint32_t right) const;
+    // All of them, with at least one of the rights; operation is what the error says was tried.
+    [[nodiscard]] Result<void> check(const char* operation, std::span<const pf_extent> extents, std::uint32_t rights) const;
+    [[nodiscard]] std::span<const Block> blocks() const { return blocks_; }
 
 private:
     std::vector<Block> blocks_; // by number
 };
 
-} // namespace pageferry::tcp
+} // namespace pageferry::plugin

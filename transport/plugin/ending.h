@@ -5,13 +5,13 @@
 #pragma once
 
 #include "base/fd.h"
-#include "tcp_fallback/deadline.h"
-#include "tcp_fallback/fault.h"
+#include "transport/plugin/deadline.h"
+#include "transport/plugin/fault.h"
 
 #include <atomic>
 #include <mutex>
 
-namespace pageferry::tcp {
+namespace pageferry::plugin {
 
 class Ending {
 public:
@@ -37,4 +37,4 @@ private:
     Clock::time_point when_;
 };
 
-} // namespace pageferry::tcp
+} // namespace pageferry::plugin

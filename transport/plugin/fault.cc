@@ -1,10 +1,10 @@
-#include "tcp_fallback/fault.h"
+#include "transport/plugin/fault.h"
 
 #include <algorithm>
 #include <cstring>
 #include <string_view>
 
-namespace pageferry::tcp {
+namespace pageferry::plugin {
 
 namespace {
 
@@ -49,4 +49,4 @@ void clear(pf_error* out) {
     }
 }
 
-} // namespace pageferry::tcp
+} // namespace pageferry::plugin

@@ -1,9 +1,9 @@
-#include "tcp_fallback/threads.h"
+#include "transport/plugin/threads.h"
 
 #include <csignal>
 #include <system_error>
 
-namespace pageferry::tcp {
+namespace pageferry::plugin {
 
 Condition::Condition() {
     pthread_condattr_t attributes;
@@ -56,4 +56,4 @@ Result<std::thread> start_thread(const std::string& name, std::function<void()> 
     return result;
 }
 
-} // namespace pageferry::tcp
+} // namespace pageferry::plugin

@@ -1,8 +1,8 @@
-#include "tcp_fallback/ending.h"
+#include "transport/plugin/ending.h"
 
-#include "tcp_fallback/sockets.h"
+#include "transport/plugin/events.h"
 
-namespace pageferry::tcp {
+namespace pageferry::plugin {
 
 Fault Ending::why() const {
     const std::scoped_lock lock{mutex_};
@@ -41,4 +41,4 @@ void Ending::cancel() {
     raise_event(event_.get());
 }
 
-} // namespace pageferry::tcp
+} // namespace pageferry::plugin

@@ -1,9 +1,9 @@
-#include "tcp_fallback/memory_table.h"
+#include "transport/plugin/memory_table.h"
 
 #include <algorithm>
 #include <cstring>
 
-namespace pageferry::tcp {
+namespace pageferry::plugin {
 
 namespace {
 
@@ -78,4 +78,15 @@ Result<std::byte*> MemoryTable::at(std::uint32_t block, std::uint64_t offset, st
     return found->address + offset;
 }
 
-} // namespace pageferry::tcp
+Result<void> MemoryTable::check(const char* operation, std::span<const pf_extent> extents, std::uint32_t rights) const {
+    for (const pf_extent& extent : extents) {
+        auto address = at(extent.block, extent.offset, extent.length, rights);
+        if (!address) {
+            address.error().operation = operation;
+            return std::unexpected{std::move(address.error())};
+        }
+    }
+    return {};
+}
+
+} // namespace pageferry::plugin

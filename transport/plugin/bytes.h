@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace pageferry::tcp {
+namespace pageferry::plugin {
 
 template <std::unsigned_integral T>
 void store(std::byte* to, T value) {
@@ -25,4 +25,4 @@ T load(const std::byte* from) {
     return static_cast<T>(value);
 }
 
-} // namespace pageferry::tcp
+} // namespace pageferry::plugin

@@ -167,6 +167,12 @@ int run(int argc, char** argv) {
             [&](const double& seconds) { push_options.timeout = std::chrono::milliseconds{std::llround(seconds * 1000)}; },
             "Longest wait for the other side, seconds (default 60)")
         ->check(CLI::Range(0.1, 86'400.0));
+    push_command
+        ->add_option_function<double>(
+            "--dead-peer",
+            [&](const double& seconds) { push_options.dead_peer = std::chrono::milliseconds{std::llround(seconds * 1000)}; },
+            "The transport takes a peer that answers nothing for so long as gone, seconds (default 10)")
+        ->check(CLI::Range(0.1, 86'400.0));
     push_command->add_flag("--json", json, "One JSON object");
     push_command->callback([&] {
         const bool wrong = push_options.size == 0 || push_options.extent == 0 || push_options.size % 4096 != 0 ||

@@ -21,10 +21,11 @@ struct PushOptions {
     std::uint64_t extent = std::uint64_t{1} << 20; // bytes of one push
     unsigned lanes = 2;
     unsigned runs = 5;
-    unsigned warm_up = 1;                      // runs that are not counted
-    bool fresh = false;                        // the target allocates its memory anew in every run
-    bool verify = true;                        // compare the target's memory after the last run
-    std::chrono::milliseconds timeout{60'000}; // for connecting, and for any wait that sees no progress
+    unsigned warm_up = 1;                        // runs that are not counted
+    bool fresh = false;                          // the target allocates its memory anew in every run
+    bool verify = true;                          // compare the target's memory after the last run
+    std::chrono::milliseconds timeout{60'000};   // for connecting, and for any wait that sees no progress
+    std::chrono::milliseconds dead_peer{10'000}; // the transport's: a peer that answers nothing for so long is gone
 };
 
 struct PushRun {

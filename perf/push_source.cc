@@ -108,6 +108,7 @@ Result<PushReport> run_push(const PushOptions& options) {
     }
     transport::Options how;
     how.lanes = options.lanes;
+    how.dead_peer = options.dead_peer;
     how.session.fill(0x70);
     auto connection = plugin->open(options.uri, how);
     if (!connection) {

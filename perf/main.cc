@@ -3,6 +3,7 @@
 #include "perf/dirty_scan.h"
 #include "perf/push.h"
 #include "perf/stats.h"
+#include "transport/abi/pageferry_transport.h"
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>

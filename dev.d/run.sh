@@ -85,7 +85,17 @@ fuzz() {
 }
 
 perf() {
+    local argument in_lab='' rest=()
+    for argument in "$@"; do
+        if [ "$argument" = --lab ]; then in_lab=yes; else rest+=("$argument"); fi
+    done
     packages build perf
+    if [ -n "$in_lab" ]; then
+        packages lab
+        lab_parts "$lab_kernel"
+        build release
+        exec python3 perf/lab.py --build build/release "${rest[@]}"
+    fi
     build release
     exec python3 perf/compare.py --build build/release "$@"
 }

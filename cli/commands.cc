@@ -100,7 +100,10 @@ ExitCode run_migrate(const MigrateOptions& options) {
         return complain(set.error());
     }
     const auto lanes = lanes_in_use(session->client);
-    const auto started = session->client.execute("migrate", {{"uri", options.uri}}, steady_clock::now() + answer_time);
+    // One goes as QEMU's own argument, so that plain QEMU takes it too.
+    const nlohmann::json where =
+        options.uris.size() == 1 ? nlohmann::json{{"uri", options.uris.front()}} : nlohmann::json{{"uris", options.uris}};
+    const auto started = session->client.execute("migrate", where, steady_clock::now() + answer_time);
     if (!started) {
         // The migration is what was asked for, so its refusal is its failure.
         return complain(started.error(), started.error().code == ErrorCode::refused ? exit_failed : code_for(started.error()));

@@ -22,7 +22,7 @@ struct MonitorOptions {
 
 struct MigrateOptions {
     MonitorOptions monitor;
-    std::string uri;
+    std::vector<std::string> uris; // in the order in which they are wanted
     Settings settings;
     bool detach = false;
     std::optional<std::chrono::milliseconds> timeout;

@@ -28,6 +28,7 @@ public:
 private:
     Result<void> take_events();
     Result<void> refresh();
+    void note_attempts();
     Result<void> cancel(const char* note);
     Result<void> settle(); // the last figures, once the monitor has them
     void enter(const std::string& status, std::chrono::microseconds time);
@@ -47,6 +48,7 @@ private:
     bool cancelling_ = false;
     bool timed_out_ = false;
     bool left_ = false;
+    std::size_t attempts_noted_ = 0; // transports that could not be used
     steady_clock::time_point begin_ = steady_clock::now();
     steady_clock::time_point refresh_at_ = begin_;
     std::optional<steady_clock::time_point> unannounced_since_; // query-migrate is ahead of the events
@@ -111,12 +113,23 @@ Result<void> Follower::refresh() {
         unannounced_since_.reset();
     }
     if (started_ && !ended()) {
+        note_attempts();
         ProgressView view = progress_.update(last_, now);
         view.lanes = options_.lanes;
         view.time = wall_clock();
         reporter_.progress(view);
     }
     return {};
+}
+
+// Each once, above the live line, which may have no room for them.
+void Follower::note_attempts() {
+    if (!last_.transport || last_.transport->attempts.size() < attempts_noted_) {
+        attempts_noted_ = 0; // another migration
+    }
+    for (; last_.transport && attempts_noted_ < last_.transport->attempts.size(); ++attempts_noted_) {
+        reporter_.note("could not use " + render_attempt(last_.transport->attempts[attempts_noted_]));
+    }
 }
 
 Result<void> Follower::cancel(const char* note) {
@@ -150,6 +163,7 @@ Result<void> Follower::settle() {
         (void)::poll(nullptr, 0, 20);
     }
     last_.status = status_;
+    note_attempts();
     return take_events();
 }
 

@@ -44,6 +44,8 @@ constexpr const char* migrate_examples = R"(Examples:
   pageferry migrate --qmp /run/vm.qmp tcp:dst.example:4444
   pageferry migrate --qmp /run/vm.qmp --downtime-limit 50 --max-bandwidth 2G/s --lanes 4 'tcp:[2001:db8::7]:4444'
   pageferry migrate --qmp tcp:localhost:4000 --capability auto-converge=on --parameter cpu-throttle-initial=30 tcp:dst:4444
+  pageferry migrate --qmp /run/vm.qmp --rdma required rdma:dst.example:4444
+  pageferry migrate --qmp /run/vm.qmp rdma:10.0.0.7:4444 tcp:dst.example:4444
   pageferry migrate --qmp /run/vm.qmp --json --timeout 600 tcp:dst:4444 | jq -r .status
 
 Against plain QEMU, several lanes need --capability multifd=on on both sides.
@@ -75,7 +77,20 @@ void add_monitor_options(CLI::App& command, MonitorOptions& options, bool follow
 
 void add_migrate_options(CLI::App& command, MigrateOptions& options) {
     add_monitor_options(command, options.monitor, true);
-    command.add_option("URI", options.uri, "Where to: tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH")->required()->type_name("");
+    command
+        .add_option(
+            "URI", options.uris,
+            "Where to: tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH; of several the first that works (plain QEMU takes one)")
+        ->required()
+        ->expected(1, 8)
+        ->type_name("");
+    command
+        .add_option(
+            "--rdma", options.settings.rdma,
+            "What RDMA is to this migration (parameter x-pageferry-rdma): with 'preferred', rdma: alone falls back to tcp: at "
+            "the same host and port")
+        ->type_name("POLICY")
+        ->check(CLI::IsMember({"required", "preferred", "off"}));
     command.add_option("--capability", options.settings.capabilities, "Switches a migration capability (repeatable)")
         ->type_name("NAME=on|off")
         ->allow_extra_args(false)

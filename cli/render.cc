@@ -58,7 +58,30 @@ std::string printable(std::string_view text) {
     return clean;
 }
 
+std::string by(const TransportView& transport) {
+    return transport.uri.empty() ? "no transport yet" : "by " + printable(transport.name);
+}
+
+std::string attempts_text(const TransportView& transport) {
+    std::string text;
+    for (const auto& attempt : transport.attempts) {
+        text += (text.empty() ? "" : "; ") + render_attempt(attempt);
+    }
+    return text;
+}
+
 } // namespace
+
+std::string render_attempt(const TransportView::Attempt& attempt) {
+    return printable(attempt.uri) + ": " + printable(attempt.reason);
+}
+
+std::string render_transport(const TransportView& transport) {
+    if (transport.uri.empty() && transport.attempts.empty()) {
+        return {};
+    }
+    return by(transport) + (transport.attempts.empty() ? "" : " (" + attempts_text(transport) + ")");
+}
 
 std::string render_live_line(const ProgressView& view, std::size_t width) {
     const Snapshot& now = view.snapshot;
@@ -87,8 +110,14 @@ std::string render_live_line(const ProgressView& view, std::size_t width) {
     if (view.lanes) {
         parts.push_back({.rank = 7, .text = std::to_string(*view.lanes) + (*view.lanes == 1 ? " lane" : " lanes")});
     }
+    if (now.transport && !render_transport(*now.transport).empty()) {
+        parts.push_back({.rank = now.transport->attempts.empty() ? 8 : 5, .text = by(*now.transport)});
+        if (!now.transport->attempts.empty()) {
+            parts.push_back({.rank = 9, .text = "(" + attempts_text(*now.transport) + ")"});
+        }
+    }
     std::string line;
-    for (int rank = 7; rank >= 0; --rank) {
+    for (int rank = 9; rank >= 0; --rank) {
         line = join(parts, rank);
         if (line.size() <= width) {
             return line;
@@ -127,6 +156,9 @@ std::string render_summary(const Summary& summary) {
     }
     if (last.rounds) {
         text += row("rounds", std::to_string(*last.rounds));
+    }
+    if (last.transport && !render_transport(*last.transport).empty()) {
+        text += row("transport", render_transport(*last.transport));
     }
     return text;
 }
@@ -171,6 +203,14 @@ std::string render_status(const ProgressView& view) {
     }
     if (view.lanes) {
         text += row("lanes", std::to_string(*view.lanes));
+    }
+    if (now.transport && !now.transport->uri.empty()) {
+        text += row("transport", printable(now.transport->uri) + " (" + printable(now.transport->connection) + ")");
+    }
+    if (now.transport) {
+        for (const auto& attempt : now.transport->attempts) {
+            text += row("could not use", render_attempt(attempt));
+        }
     }
     if (!now.error.empty()) {
         text += row("error", printable(now.error));

@@ -14,8 +14,9 @@
 
 namespace pageferry::cli {
 
-// At most `width` columns, plain ASCII, no line end. Where there is not room for all, what matters least goes first: lanes,
-// expected downtime, dirty rate, the bar, bytes left, ETA, rate.
+// At most `width` columns, plain ASCII, no line end. Where there is not room for all, what matters least goes first: why a
+// transport could not be used, the transport, lanes, expected downtime, dirty rate (and a transport that was fallen back to), the
+// bar, bytes left, ETA, rate.
 std::string render_live_line(const ProgressView& view, std::size_t width);
 
 struct StateChange {
@@ -23,7 +24,10 @@ struct StateChange {
     std::chrono::microseconds time{0}; // since 1970
     bool run_state = false;
 };
-std::string render_state_line(const StateChange& change); // "14:03:27.512  active"
+// "by tcp (rdma:host:4444: no RDMA device)"; empty where the monitor says nothing of it.
+std::string render_transport(const TransportView& transport);
+std::string render_attempt(const TransportView::Attempt& attempt); // "rdma:host:4444: no RDMA device"
+std::string render_state_line(const StateChange& change);          // "14:03:27.512  active"
 
 struct Summary {
     Snapshot last;

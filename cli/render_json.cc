@@ -34,6 +34,22 @@ void put_rate(ordered_json& to, const char* key, const std::optional<double>& va
     }
 }
 
+void put(ordered_json& to, const std::optional<TransportView>& transport) {
+    if (!transport) {
+        return;
+    }
+    ordered_json& object = to["transport"] = ordered_json::object();
+    if (!transport->uri.empty()) {
+        object["uri"] = transport->uri;
+        object["name"] = transport->name;
+        object["connection"] = transport->connection;
+    }
+    object["attempts"] = ordered_json::array();
+    for (const auto& attempt : transport->attempts) {
+        object["attempts"].push_back({{"uri", attempt.uri}, {"reason", attempt.reason}});
+    }
+}
+
 std::string line(const ordered_json& value) {
     return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
 }
@@ -61,6 +77,7 @@ std::string json_progress(const ProgressView& view) {
     put(to, "total_time_ms", now.total_time);
     put(to, "rounds", now.rounds);
     put(to, "lanes", view.lanes);
+    put(to, now.transport);
     if (!now.error.empty()) {
         to["error"] = now.error;
     }
@@ -86,6 +103,7 @@ std::string json_summary(const Summary& summary, int exit_code, std::chrono::mic
     put(to, "total_bytes", last.total);
     put_rate(to, "rate_bytes_per_second", average_rate(summary));
     put(to, "rounds", last.rounds);
+    put(to, last.transport);
     if (!last.error.empty()) {
         to["error"] = last.error;
     }

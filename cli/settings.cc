@@ -125,6 +125,9 @@ Result<json> parameter_arguments(const Settings& settings, const json& present) 
     if (settings.lanes) {
         arguments["multifd-channels"] = *settings.lanes;
     }
+    if (settings.rdma) {
+        arguments["x-pageferry-rdma"] = *settings.rdma;
+    }
     return arguments;
 }
 

@@ -23,6 +23,7 @@ struct Settings {
     std::optional<std::uint64_t> downtime_limit; // ms
     std::optional<std::uint64_t> max_bandwidth;  // bytes per second
     std::optional<unsigned> lanes;               // multifd-channels
+    std::optional<std::string> rdma;             // x-pageferry-rdma
 };
 
 Result<std::pair<std::string, bool>> parse_capability(std::string_view text);

@@ -35,6 +35,25 @@ std::string text(const json& object, const char* key) {
     return value != object.end() && value->is_string() ? value->get<std::string>() : std::string{};
 }
 
+std::optional<TransportView> transport(const json& answer) {
+    const auto found = answer.find("x-pageferry-transport");
+    if (found == answer.end() || !found->is_object()) {
+        return std::nullopt;
+    }
+    TransportView view{
+        .uri = text(*found, "uri"), .name = text(*found, "name"), .connection = text(*found, "connection"), .attempts = {}};
+    if (const auto attempts = found->find("attempts"); attempts != found->end() && attempts->is_array()) {
+        for (const json& attempt : *attempts) {
+            if (attempt.is_object()) {
+                std::string reason = text(attempt, "reason");
+                view.attempts.push_back(
+                    {.uri = text(attempt, "uri"), .reason = reason.empty() ? text(attempt, "error-desc") : std::move(reason)});
+            }
+        }
+    }
+    return view;
+}
+
 } // namespace
 
 Snapshot parse_snapshot(const json& query_migrate) {
@@ -46,6 +65,7 @@ Snapshot parse_snapshot(const json& query_migrate) {
         snapshot.status = std::move(status);
     }
     snapshot.error = text(query_migrate, "error-desc");
+    snapshot.transport = transport(query_migrate);
     snapshot.total_time = time(query_migrate, "total-time");
     snapshot.setup_time = time(query_migrate, "setup-time");
     snapshot.downtime = time(query_migrate, "downtime");

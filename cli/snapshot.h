@@ -10,8 +10,23 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace pageferry::cli {
+
+// Pageferry's x-pageferry-transport: which transport carries the migration, and which could not.
+struct TransportView {
+    struct Attempt {
+        std::string uri;
+        std::string reason;
+        bool operator==(const Attempt&) const = default;
+    };
+    std::string uri;        // empty: none yet
+    std::string name;       // "tcp"
+    std::string connection; // as the transport describes it
+    std::vector<Attempt> attempts;
+    bool operator==(const TransportView&) const = default;
+};
 
 struct Snapshot {
     std::string status = "none";              // QEMU's MigrationStatus; "none" where there was never one
@@ -27,6 +42,7 @@ struct Snapshot {
     std::optional<std::chrono::milliseconds> downtime;          // real, at the end
     std::optional<std::chrono::milliseconds> expected_downtime; // estimate, on the way
     std::string error;                                          // error-desc
+    std::optional<TransportView> transport;
 };
 
 // Never fails: a member of an unexpected type counts as missing.

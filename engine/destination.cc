@@ -40,14 +40,28 @@ Destination::~Destination() {
     relay_.reset();
 }
 
-Result<std::string> Destination::listen() {
-    auto listener = config_.transport->listen(config_.uri, config_.options);
-    if (!listener) {
-        return std::unexpected(std::move(listener.error()));
-    }
+Result<std::vector<std::string>> Destination::listen() {
     const std::lock_guard lock{connection_mutex_};
-    listener_.emplace(std::move(*listener));
-    return listener_->uri();
+    listeners_.emplace();
+    for (std::size_t number = 0; number < config_.candidates.size(); ++number) {
+        const Candidate& candidate = config_.candidates[number];
+        if (!candidate.transport) {
+            use_.attempts.push_back(Attempt{.uri = candidate.uri, .phase = "load", .error = candidate.transport.error()});
+            continue;
+        }
+        auto listener = candidate.transport->listen(candidate.uri, config_.options);
+        if (!listener) {
+            use_.attempts.push_back(Attempt{.uri = candidate.uri, .phase = "listen", .error = std::move(listener.error())});
+            continue;
+        }
+        uris_.push_back(listener->uri());
+        candidates_.push_back(number);
+        listeners_->add(std::move(*listener));
+    }
+    if (uris_.empty()) {
+        return std::unexpected(none_left(use_.attempts));
+    }
+    return uris_;
 }
 
 void Destination::cancel() {
@@ -61,8 +75,8 @@ void Destination::cancel() {
     if (connection_) {
         connection_->cancel();
     }
-    if (listener_) {
-        listener_->cancel();
+    if (listeners_) {
+        listeners_->cancel();
     }
 }
 
@@ -86,7 +100,7 @@ Result<void> Destination::run() {
         }
     }
     if (!settled_ && !ran_) {
-        return std::unexpected(make_error(ErrorCode::cancelled, "settle", config_.uri, "the permit to run has not come"));
+        return std::unexpected(make_error(ErrorCode::cancelled, "settle", uris_.at(listener_), "the permit to run has not come"));
     }
     return {};
 }
@@ -125,10 +139,10 @@ void Destination::drop_connection() {
 
 // The next peer whose transport handshake is done; `stranger`: none yet.
 Result<Destination::Peer> Destination::accept() {
-    std::optional<Error> rejected;
-    auto accepted = listener_->accept(accept_wait, &rejected);
-    if (rejected) {
-        config_.turned_away(*rejected);
+    std::vector<Error> strangers;
+    auto accepted = listeners_->accept(accept_wait, strangers);
+    for (const Error& stranger : strangers) {
+        config_.turned_away(stranger);
     }
     if (!accepted) {
         return std::unexpected(std::move(accepted.error()));
@@ -138,7 +152,8 @@ Result<Destination::Peer> Destination::accept() {
     }
     {
         const std::lock_guard lock{connection_mutex_};
-        connection_.emplace(std::move(**accepted));
+        listener_ = (*accepted)->listener;
+        connection_.emplace(std::move((*accepted)->connection));
         channel_.emplace(*connection_, config_.options.dead_peer);
         if (cancelled_) {
             connection_->cancel();
@@ -208,11 +223,12 @@ Result<Destination::Peer> Destination::greet_again() {
         return turn_away(again.error());
     }
     if (again->session != session_ || again->epoch <= epoch_) {
-        return turn_away(make_error(ErrorCode::refused, "hello", config_.uri,
+        return turn_away(make_error(ErrorCode::refused, "hello", uris_.at(listener_),
                                     "this destination waits for another session, or for a later connection of it"));
     }
     epoch_ = again->epoch;
     config_.accepted(session_, epoch_);
+    tell_transport();
     return Peer::source;
 }
 
@@ -250,7 +266,7 @@ Result<Destination::Peer> Destination::turn_away(Error error) {
     return Peer::stranger;
 }
 
-// Hello and RAM tables. Whoever fails here was a stranger; from `active` on it is the source.
+// Hello, RAM tables and memory. Whoever fails here was a stranger; from `active` on it is the source.
 Result<Destination::Peer> Destination::greet() {
     const auto first = hello();
     if (!first) {
@@ -277,15 +293,24 @@ Result<Destination::Peer> Destination::greet() {
     if (!order) {
         return turn_away(order.error());
     }
+    if (const auto shared = share_memory(*order); !shared) {
+        // The source has not begun either: it may come by another transport, where there is one.
+        if (listeners_->size() > 1 && another_may_do(shared.error(), true)) {
+            return turn_away(shared.error());
+        }
+        return std::unexpected(shared.error());
+    }
     session_ = first->session;
     epoch_ = first->epoch;
     config_.accepted(session_, epoch_);
+    tell_transport();
     PAGEFERRY_TRY(machine_.transition(statemachine::Status::active, statemachine::Cause::connected));
-    PAGEFERRY_TRY(take_ram(*order));
+    PAGEFERRY_TRY(send_extents());
     return Peer::source;
 }
 
-Result<void> Destination::take_ram(const std::vector<std::size_t>& order) {
+Result<void> Destination::share_memory(const std::vector<std::size_t>& order) {
+    blocks_.clear();
     std::vector<transport::MemoryBlock> shared;
     for (const std::size_t local : order) {
         auto& block = config_.blocks[local];
@@ -300,7 +325,17 @@ Result<void> Destination::take_ram(const std::vector<std::size_t>& order) {
     PAGEFERRY_TRY(connection_->add_memory(shared));
     memory_shared_ = true;
     config_.page->progress.lanes = connection_->counters().lanes;
-    return send_extents();
+    return {};
+}
+
+void Destination::tell_transport() {
+    use_.connected = true;
+    use_.candidate = candidates_.at(listener_);
+    use_.uri = uris_.at(listener_);
+    use_.name = config_.candidates.at(use_.candidate).transport->name();
+    use_.connection = connection_->describe();
+    use_.lanes = connection_->counters().lanes;
+    config_.tell(use_);
 }
 
 // What our RAM holds already (a ROM's shadow, preallocated pages): the source tells which of it must go.

@@ -1,20 +1,23 @@
 // The destination of a migration: takes the RAM, holds the guest until the permit, and runs it.
 //
-//   accept → hello and RAM tables → discard what the source has not → pushes land by themselves → device state is loaded, held
-//   back from the switchover on until RAM is final → loaded → permit → revoke → run
+//   accept, by whichever transport → hello and RAM tables → memory → discard what the source has not → pushes land by themselves
+//   → device state is loaded, held back from the switchover on until RAM is final → loaded → permit → revoke → run
 //
 // When the connection breaks after the source may have sent its permit, the destination goes on listening, for the same session
 // alone, until the source has come again and has said goodbye (engine/settlement.h is its half). It runs the guest once, however
 // often it is permitted to.
 //
-// A peer that is turned away before the RAM tables agree changes nothing: the destination goes on listening.
+// A peer that is turned away before the RAM tables agree changes nothing: the destination goes on listening. So it does where one
+// of several transports cannot have this guest's memory: the source then comes by another.
 // Threads: listen() and run() on the engine's thread; cancel() by any thread.
 #pragma once
 
+#include "engine/candidates.h"
 #include "engine/control_page.h"
 #include "engine/device_relay.h"
 #include "engine/guest.h"
 #include "engine/inbox.h"
+#include "engine/listeners.h"
 #include "memory/extent.h"
 #include "memory/ram_block.h"
 #include "statemachine/machine.h"
@@ -41,14 +44,15 @@ struct Unsettled {
 
 struct DestinationConfig {
     std::vector<memory::RamBlock> blocks;
-    std::optional<transport::Transport> transport;
-    std::string uri;
+    std::vector<Candidate> candidates; // all are listened on at once
     transport::Options options;
     ControlPage* page = nullptr;        // outlives the destination
     std::optional<Unsettled> unsettled; // no RAM is to come: only the permit
     // Told of the session once a source is accepted, so that a later process can settle it.
     std::function<void(const transport::SessionId&, std::uint32_t epoch)> accepted = [](const transport::SessionId&,
                                                                                         std::uint32_t) {};
+    // Told of the transport by which the source came, and of those that could not be listened on.
+    TellTransport tell = [](const TransportUse&) {};
     // Told of each peer that was turned away: for the log.
     std::function<void(const Error&)> turned_away = [](const Error&) {};
 };
@@ -60,8 +64,10 @@ public:
     Destination(const Destination&) = delete;
     Destination& operator=(const Destination&) = delete;
 
-    // Binds and listens; the URI a source can connect to. A failure (port taken, no such address) changes nothing.
-    Result<std::string> listen();
+    // Binds and listens; the URIs a source can connect to, at least one. A failure (port taken, no such address) of all of them
+    // changes nothing; where only some have failed, attempts() tells why.
+    Result<std::vector<std::string>> listen();
+    [[nodiscard]] const std::vector<Attempt>& attempts() const { return use_.attempts; }
     // Waits for a source and takes its guest, to the source's goodbye. At the end the machine is `completed` or `failed`, after
     // cancel() also `postcopy-paused`.
     Result<void> run();
@@ -80,7 +86,8 @@ private:
     Result<void> wait_for_permit();
     void lost(const Error& error);
     Result<Peer> turn_away(Error error);
-    Result<void> take_ram(const std::vector<std::size_t>& order);
+    Result<void> share_memory(const std::vector<std::size_t>& order);
+    void tell_transport();
     Result<void> send_extents();
     Result<void> discard(const transport::session::Discard& message);
     Result<void> receive_guest();
@@ -94,8 +101,12 @@ private:
     DestinationConfig config_;
     DestinationGuest& guest_;
     statemachine::Machine& machine_;
-    std::mutex connection_mutex_; // held to exchange or cancel listener_ and connection_
-    std::optional<transport::Listener> listener_;
+    std::vector<std::string> uris_;       // listened on, in the listeners' order
+    std::vector<std::size_t> candidates_; // which candidate each of them is
+    std::size_t listener_ = 0;            // by which the present peer came
+    TransportUse use_;
+    std::mutex connection_mutex_; // held to exchange or cancel listeners_ and connection_
+    std::optional<Listeners> listeners_;
     std::optional<transport::Connection> connection_;
     std::optional<transport::session::Channel> channel_;
     std::unique_ptr<DeviceRelay> relay_;

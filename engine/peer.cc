@@ -10,6 +10,17 @@ using std::chrono::milliseconds;
 
 namespace {
 constexpr milliseconds farewell_time{50};
+
+const char* name_of(pf_phase phase) {
+    switch (phase) {
+    case PF_PHASE_RESOLVING_ADDRESS: return "resolving address";
+    case PF_PHASE_RESOLVING_ROUTE: return "resolving route";
+    case PF_PHASE_CONNECTING: return "connecting";
+    case PF_PHASE_HANDSHAKE: return "handshake";
+    case PF_PHASE_ESTABLISHED: return "established";
+    }
+    return "connect";
+}
 } // namespace
 
 Error unexpected_message(const session::Message& message, const std::string& during) {
@@ -21,8 +32,48 @@ Error no_message(std::string_view wanted, milliseconds timeout) {
                       "the peer did not send it within " + std::to_string(timeout.count()) + " ms");
 }
 
-Result<void> Peer::connect() {
-    auto opened = config_.transport->open(config_.uri, config_.options);
+Result<void> Peer::connect(const Prepare& prepare) {
+    const std::uint32_t first_epoch = config_.options.epoch;
+    for (std::size_t number = 0; number < config_.candidates.size() && !cancelled_; ++number) {
+        const Candidate& candidate = config_.candidates[number];
+        current_ = number;
+        config_.options.epoch = first_epoch + static_cast<std::uint32_t>(number);
+        const auto done = connect_to(candidate, prepare);
+        if (done) {
+            use_.connected = true;
+            use_.candidate = number;
+            use_.uri = candidate.uri;
+            use_.name = candidate.transport->name();
+            use_.connection = connection_->describe();
+            use_.lanes = connection_->counters().lanes;
+            config_.tell(use_);
+            return {};
+        }
+        const Error error = inbox_ ? inbox_->cause_of(done.error()) : done.error();
+        if (cancelled_) {
+            break;
+        }
+        use_.attempts.push_back(Attempt{.uri = candidate.uri, .phase = phase_, .error = error});
+        if (config_.candidates.size() > 1) {
+            config_.tell(use_);
+        }
+        const bool last = number + 1 == config_.candidates.size();
+        if (last || !another_may_do(error, channel_ && channel_->peer_failed())) {
+            break; // the connection stays, for a last word
+        }
+        drop("the source goes on by " + config_.candidates[number + 1].uri + ", for " + error.to_string());
+    }
+    failed_ = none_left(use_.attempts);
+    return std::unexpected(*failed_);
+}
+
+Result<void> Peer::connect_to(const Candidate& candidate, const Prepare& prepare) {
+    phase_ = "load";
+    if (!candidate.transport) {
+        return std::unexpected(candidate.transport.error());
+    }
+    phase_ = "open";
+    auto opened = candidate.transport->open(candidate.uri, config_.options);
     if (!opened) {
         return std::unexpected(std::move(opened.error()));
     }
@@ -33,16 +84,30 @@ Result<void> Peer::connect() {
             connection_->cancel();
         }
     }
-    PAGEFERRY_TRY(connection_->connect(config_.connect_timeout, {}));
+    phase_ = "connect";
+    PAGEFERRY_TRY(
+        connection_->connect(config_.connect_timeout, [this](pf_phase phase, const std::string&) { phase_ = name_of(phase); }));
     {
         const std::lock_guard lock{mutex_};
         channel_.emplace(*connection_, config_.options.dead_peer);
     }
     inbox_.emplace(*connection_, *channel_);
-    return hello();
+    phase_ = "hello";
+    PAGEFERRY_TRY(hello(candidate.uri));
+    phase_ = "memory";
+    return prepare ? prepare() : Result<void>{};
 }
 
-Result<void> Peer::hello() {
+// After this nothing of the connection is left: its transport has closed it.
+void Peer::drop(const std::string& why) {
+    farewell(ErrorCode::cancelled, why);
+    inbox_.reset();
+    const std::lock_guard lock{mutex_};
+    channel_.reset();
+    connection_.reset();
+}
+
+Result<void> Peer::hello(const std::string& uri) {
     PAGEFERRY_TRY(send(session::Hello{.session = config_.options.session,
                                       .epoch = config_.options.epoch,
                                       .role = session::Role::source,
@@ -55,8 +120,8 @@ Result<void> Peer::hello() {
     if (reply->session != config_.options.session || reply->epoch != config_.options.epoch ||
         reply->role != session::Role::destination || reply->version < session::version_min ||
         reply->version > session::version_max) {
-        return std::unexpected(make_error(ErrorCode::protocol, "hello", config_.uri,
-                                          "the destination answered for another session, epoch or version"));
+        return std::unexpected(
+            make_error(ErrorCode::protocol, "hello", uri, "the destination answered for another session, epoch or version"));
     }
     return {};
 }
@@ -79,7 +144,10 @@ void Peer::cancel(const std::string& text) {
 
 Error Peer::cause(const Error& seen) {
     if (cancelled_) {
-        return make_error(ErrorCode::cancelled, "migrate", config_.uri, "cancelled");
+        return make_error(ErrorCode::cancelled, "migrate", uri(), "cancelled");
+    }
+    if (failed_) {
+        return *failed_; // what the last connection says is in it
     }
     return inbox_ ? inbox_->cause_of(seen) : seen;
 }

@@ -1,10 +1,14 @@
 // The other side of a migration, as the side that connects sees it: the connection, the session on it, and what has gone wrong
 // first.
 //
+// There may be several ways to it: they are tried in order until one carries a session. Each has a connection of its own, with an
+// epoch of its own, and the one before is closed by then: nothing old can land.
+//
 // Threads: the engine's; cancel() by any.
 #pragma once
 
 #include "base/error.h"
+#include "engine/candidates.h"
 #include "engine/inbox.h"
 #include "transport/connection.h"
 #include "transport/session/channel.h"
@@ -12,26 +16,34 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace pageferry::engine {
 
 struct PeerConfig {
-    std::optional<transport::Transport> transport;
-    std::string uri;
-    transport::Options options;
-    transport::Milliseconds connect_timeout{30'000};
+    std::vector<Candidate> candidates;
+    transport::Options options;                      // epoch: of the first candidate; each further one has the next number
+    transport::Milliseconds connect_timeout{30'000}; // of each candidate
+    // Told of the transport that is used, and, where there are several, of each that failed. On the thread of connect().
+    TellTransport tell = [](const TransportUse&) {};
 };
 
 class Peer {
 public:
     explicit Peer(PeerConfig config) : config_(std::move(config)) {}
 
-    // All phases of the transport, then hello: the peer is a destination of ours that agrees on version, session and epoch.
-    Result<void> connect();
+    // What a connection must be able to do, besides hello, before it is the one.
+    using Prepare = std::function<Result<void>()>;
+
+    // All phases of the transport, then hello: the peer is a destination of ours that agrees on version, session and epoch; then
+    // `prepare`, on that connection. A candidate that cannot do it is closed, and the next is tried, unless the peer itself
+    // refuses, or cancel() was called. Error: see none_left().
+    Result<void> connect(const Prepare& prepare = {});
     Result<void> send(const transport::session::Message& message) { return channel_->send(message); }
     // The next message, which must be a T; protocol error if it is not, timed_out if none comes.
     template <class T>
@@ -49,10 +61,17 @@ public:
     [[nodiscard]] const PeerConfig& config() const { return config_; }
 
 private:
-    Result<void> hello();
+    Result<void> connect_to(const Candidate& candidate, const Prepare& prepare);
+    Result<void> hello(const std::string& uri);
+    void drop(const std::string& why);
+    [[nodiscard]] std::string uri() const { return config_.candidates.at(current_).uri; }
 
     PeerConfig config_;
-    std::mutex mutex_; // held to make connection_ and channel_, and to use them from cancel()
+    std::size_t current_ = 0; // candidate
+    TransportUse use_;
+    std::string phase_;           // of connect()
+    std::optional<Error> failed_; // why connect() has failed
+    std::mutex mutex_;            // held to make connection_ and channel_, and to use them from cancel()
     std::optional<transport::Connection> connection_;
     std::optional<transport::session::Channel> channel_;
     std::optional<Inbox> inbox_;

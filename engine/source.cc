@@ -16,6 +16,8 @@ constexpr milliseconds guest_wait{5};
 constexpr milliseconds user_wait{50};
 // Loading device state is the hypervisor's work and may read every disk; a dead peer is found much earlier, by its silence.
 constexpr milliseconds load_timeout{600'000};
+// Registering a large guest's memory takes seconds for each 100 GiB.
+constexpr milliseconds memory_timeout{600'000};
 } // namespace
 
 Source::Source(SourceConfig config, SourceGuest& guest, statemachine::Machine& machine)
@@ -64,8 +66,8 @@ void Source::finish(const Error& error) {
 
 Result<void> Source::migrate() {
     const auto begun = steady_clock::now();
-    PAGEFERRY_TRY(connect());
-    PAGEFERRY_TRY(agree());
+    PAGEFERRY_TRY(peer_.connect([this] { return share_memory(); }));
+    PAGEFERRY_TRY(exchange_extents());
     progress_.setup_us =
         static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - begun).count());
     PAGEFERRY_TRY(machine_.transition(statemachine::Status::active, statemachine::Cause::connected));
@@ -74,35 +76,40 @@ Result<void> Source::migrate() {
     return hand_over();
 }
 
-Result<void> Source::connect() {
-    return peer_.connect();
-}
-
-Result<void> Source::agree() {
+// Whether a connection can carry this guest's RAM shows when its memory is registered, here and then at the destination, whose
+// first extents say that it is. Until they have come nothing was begun, and another transport may be tried.
+Result<void> Source::share_memory() {
     session::RamTable table;
+    std::vector<transport::MemoryBlock> shared;
     for (std::uint32_t number = 0; const auto& block : config_.blocks) {
-        table.blocks.push_back(session::RamTableEntry{
-            .block = number++, .name = block.info().name, .length = block.info().length, .page_size = block.info().page_size});
+        const auto& info = block.info();
+        shared.push_back(transport::MemoryBlock{.block = number,
+                                                .name = info.name,
+                                                .address = block.alias(),
+                                                .length = info.length,
+                                                .page_size = info.page_size,
+                                                .access = PF_MEMORY_PUSH_SOURCE});
+        table.blocks.push_back(
+            session::RamTableEntry{.block = number++, .name = info.name, .length = info.length, .page_size = info.page_size});
     }
+    PAGEFERRY_TRY(peer_.connection().add_memory(shared));
     PAGEFERRY_TRY(peer_.send(table));
-    return exchange_extents();
+    auto extents = peer_.expect<session::DataExtents>(memory_timeout);
+    if (!extents) {
+        return std::unexpected(std::move(extents.error()));
+    }
+    first_extents_ = std::move(*extents);
+    return {};
 }
 
 // From the start of tracking on every write is seen; what the files held before is pushed in the first pass; what the destination
 // holds and we do not is discarded there.
 Result<void> Source::exchange_extents() {
     std::vector<const memory::RamBlock*> tracked;
-    std::vector<transport::MemoryBlock> shared;
+    tracked.reserve(config_.blocks.size());
     for (const auto& block : config_.blocks) {
-        shared.push_back(transport::MemoryBlock{.block = static_cast<std::uint32_t>(tracked.size()),
-                                                .name = block.info().name,
-                                                .address = block.alias(),
-                                                .length = block.info().length,
-                                                .page_size = block.info().page_size,
-                                                .access = PF_MEMORY_PUSH_SOURCE});
         tracked.push_back(&block);
     }
-    PAGEFERRY_TRY(peer_.connection().add_memory(shared));
     PAGEFERRY_TRY(config_.tracker->start(tracked));
     last_collect_ = steady_clock::now();
 
@@ -121,7 +128,8 @@ Result<void> Source::exchange_extents() {
     progress_.ram_hole = progress_.ram_total - pending_.bytes();
 
     for (bool last = false; !last;) {
-        auto theirs = peer_.expect<session::DataExtents>(peer_.config().options.handshake);
+        auto theirs = first_extents_ ? Result<session::DataExtents>{*std::exchange(first_extents_, std::nullopt)}
+                                     : peer_.expect<session::DataExtents>(peer_.config().options.handshake);
         if (!theirs) {
             return std::unexpected(std::move(theirs.error()));
         }

@@ -1,7 +1,7 @@
 // The source of a migration: precopy, switchover, hand-over.
 //
-//   connect → agree (hello, RAM tables, what to discard) → precopy (first pass over data, dirty rounds) → switchover (device
-//   state, last pages, fence) → hand over (loaded, permit, running)
+//   connect (hello, memory of both sides, RAM tables; by the next transport where one cannot) → agree what to discard → precopy
+//   (first pass over data, dirty rounds) → switchover (device state, last pages, fence) → hand over (loaded, permit, running)
 //
 // Up to the permit any failure leaves the guest as it was: nothing of its memory was changed, and the owner of the guest resumes
 // it. After the permit it never runs here again by itself. Threads: run() on the engine's thread; cancel() by any thread.
@@ -51,8 +51,7 @@ public:
 
 private:
     Result<void> migrate();
-    Result<void> connect();
-    Result<void> agree();
+    Result<void> share_memory();
     Result<void> exchange_extents();
     Result<void> precopy();
     Result<void> collect();
@@ -70,6 +69,7 @@ private:
     Peer peer_;
     std::unique_ptr<DeviceRelay> relay_; // after peer_: its thread sends there, and ends first
     std::optional<Pusher> pusher_;
+    std::optional<transport::session::DataExtents> first_extents_; // the destination's, of which more come
     PendingPages pending_;
     Convergence convergence_;
     std::vector<memory::BlockExtent> dirty_; // of one round; kept for its memory

@@ -4,6 +4,7 @@
 #include "monitor/capabilities.h"
 #include "monitor/migration_service.h"
 #include "monitor/parameters.h"
+#include "monitor/transport_choice.h"
 #include "transport/loader.h"
 
 #include <nlohmann/json.hpp>
@@ -204,12 +205,21 @@ void MigrationCommands::migrate(const nlohmann::json& arguments, const Answer& a
     }
     if (target->carrier == MigrationTarget::Carrier::qemu) {
         if (resume) {
-            return refuse(answer,
-                          refuse_with("Pageferry cannot resume over " + target->uri + ": use tcp:, rdma: or unix:").error());
+            return refuse(
+                answer,
+                refuse_with("Pageferry cannot resume over " + target->uris.front() + ": use tcp:, rdma: or unix:").error());
         }
         return start_native(false, answer, pass_on);
     }
-    service_.migrate({.uris = {target->uri}, .resume = resume}, reply_to(answer));
+    const auto uris = choose(*target);
+    if (!uris) {
+        return refuse(answer, uris.error());
+    }
+    service_.migrate({.uris = *uris, .as_asked = uris->front() == target->uris.front(), .resume = resume}, reply_to(answer));
+}
+
+Result<std::vector<std::string>> MigrationCommands::choose(const MigrationTarget& target) const {
+    return choose_transports(target.uris, parameters_.rdma());
 }
 
 void MigrationCommands::migrate_incoming(const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on) {
@@ -229,7 +239,11 @@ void MigrationCommands::migrate_incoming(const nlohmann::json& arguments, const 
     if (target->carrier == MigrationTarget::Carrier::qemu) {
         return start_native(true, answer, pass_on); // QEMU has its own `once`
     }
-    service_.migrate_incoming({.uris = {target->uri}, .exit_on_error = exit_on_error},
+    const auto uris = choose(*target);
+    if (!uris) {
+        return refuse(answer, uris.error());
+    }
+    service_.migrate_incoming({.uris = *uris, .as_asked = uris->front() == target->uris.front(), .exit_on_error = exit_on_error},
                               [answer, started = incoming_started_](const Result<void>& done) {
                                   *started = *started || done.has_value();
                                   answer(result_of(done));
@@ -238,21 +252,27 @@ void MigrationCommands::migrate_incoming(const nlohmann::json& arguments, const 
 
 void MigrationCommands::migrate_recover(const nlohmann::json& arguments, const Answer& answer) {
     Arguments reader{arguments};
-    const std::string uri = reader.required_string("uri");
+    const auto several = read_uris(reader);
+    const std::vector<std::string> given = several ? *several : std::vector{reader.required_string("uri")};
     if (const auto done = reader.finish(); !done) {
         return refuse(answer, done.error());
     }
     if (service_.side() != Side::destination || service_.status() != Status::postcopy_paused) {
         return refuse(answer, refuse_with("Migrate recover can only be run when postcopy is paused.").error());
     }
-    const auto target = resolve_uri(uri, scheme_known_);
+    const auto target = several ? resolve_uris(given, scheme_known_) : resolve_uri(given.front(), scheme_known_);
     if (!target) {
         return refuse(answer, target.error());
     }
     if (target->carrier == MigrationTarget::Carrier::qemu) {
-        return refuse(answer, refuse_with("Pageferry cannot recover over " + uri + ": use tcp:, rdma: or unix:").error());
+        return refuse(answer,
+                      refuse_with("Pageferry cannot recover over " + given.front() + ": use tcp:, rdma: or unix:").error());
     }
-    service_.migrate_recover(uri, reply_to(answer));
+    const auto uris = choose(*target);
+    if (!uris) {
+        return refuse(answer, uris.error());
+    }
+    service_.migrate_recover(*uris, reply_to(answer));
 }
 
 void MigrationCommands::migrate_continue(const nlohmann::json& arguments, const Answer& answer) {

@@ -14,6 +14,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace pageferry::monitor {
 
@@ -53,6 +54,8 @@ private:
     void start_native(bool incoming, const Answer& answer, const PassOn& pass_on);
     Result<void> set_capabilities(const nlohmann::json& arguments);
     Result<void> set_parameters(const nlohmann::json& arguments);
+    // What the user's URIs come to under the present policy.
+    [[nodiscard]] Result<std::vector<std::string>> choose(const MigrationTarget& target) const;
     [[nodiscard]] Result<void> may_migrate(bool resume) const;
     [[nodiscard]] Result<void> may_take_incoming() const;
 

@@ -24,11 +24,13 @@ using Reply = std::function<void(Result<void>)>;
 
 struct MigrateRequest {
     std::vector<std::string> uris; // tried in order; already parsed and known as schemes that Pageferry carries
+    bool as_asked = true;          // the first of them is the first that the user gave
     bool resume = false;
 };
 
 struct IncomingRequest {
     std::vector<std::string> uris; // all are listened on
+    bool as_asked = true;          // see MigrateRequest
     bool exit_on_error = true;
 };
 
@@ -45,7 +47,7 @@ public:
     virtual void migrate_cancel(Reply reply) = 0;
     virtual void migrate_continue(Reply reply) = 0;
     virtual void migrate_pause(Reply reply) = 0;
-    virtual void migrate_recover(const std::string& uri, Reply reply) = 0;
+    virtual void migrate_recover(const std::vector<std::string>& uris, Reply reply) = 0; // all are listened on
     virtual void migrate_start_postcopy(Reply reply) = 0;
 
     // The `return` object of query-migrate.

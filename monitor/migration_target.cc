@@ -1,5 +1,6 @@
 #include "monitor/migration_target.h"
 
+#include "monitor/transport_choice.h"
 #include "transport/uri.h"
 
 #include <nlohmann/json.hpp>
@@ -106,9 +107,34 @@ TargetArguments::TargetArguments(Arguments& arguments) {
         Arguments channel{(*list)[i], at};
         channels_.push_back(read_channel(channel, arguments, at));
     }
+    uris_ = read_uris(arguments);
+}
+
+std::optional<std::vector<std::string>> read_uris(Arguments& arguments) {
+    const json* const list = arguments.array("uris");
+    if (list == nullptr) {
+        return std::nullopt;
+    }
+    if (list->empty() || list->size() > most_uris) {
+        arguments.fail("Parameter 'uris' expects 1 to " + std::to_string(most_uris) + " URIs");
+        return std::nullopt;
+    }
+    std::vector<std::string> uris;
+    for (const json& uri : *list) {
+        if (!uri.is_string()) {
+            arguments.fail("Invalid parameter type for 'uris[" + std::to_string(uris.size()) + "]', expected: string");
+            return std::nullopt;
+        }
+        uris.push_back(uri.get<std::string>());
+    }
+    return uris;
 }
 
 Result<MigrationTarget> TargetArguments::resolve(bool incoming, const SchemeKnown& scheme_known) const {
+    if (uris_) {
+        return has_uri_ || has_channels_ ? refuse_with("need only one of the arguments 'uri', 'channels' and 'uris'")
+                                         : resolve_uris(*uris_, scheme_known);
+    }
     if (has_uri_ == has_channels_) {
         return refuse_with("need either 'uri' or 'channels' argument");
     }
@@ -136,7 +162,7 @@ Result<MigrationTarget> TargetArguments::resolve(bool incoming, const SchemeKnow
 Result<MigrationTarget> resolve_uri(const std::string& uri, const SchemeKnown& scheme_known) {
     const std::string scheme{transport::scheme_of(uri)};
     if (std::ranges::find(of_qemu, scheme) != of_qemu.end()) {
-        return MigrationTarget{.carrier = MigrationTarget::Carrier::qemu, .uri = uri};
+        return MigrationTarget{.carrier = MigrationTarget::Carrier::qemu, .uris = {uri}};
     }
     if (std::ranges::find(of_pageferry, scheme) == of_pageferry.end() && (scheme.empty() || !scheme_known(scheme))) {
         return refuse_with("unknown migration protocol: " + uri);
@@ -144,7 +170,20 @@ Result<MigrationTarget> resolve_uri(const std::string& uri, const SchemeKnown& s
     if (const auto parsed = transport::parse_uri(uri); !parsed) {
         return std::unexpected{parsed.error()};
     }
-    return MigrationTarget{.carrier = MigrationTarget::Carrier::pageferry, .uri = uri};
+    return MigrationTarget{.carrier = MigrationTarget::Carrier::pageferry, .uris = {uri}};
+}
+
+Result<MigrationTarget> resolve_uris(const std::vector<std::string>& uris, const SchemeKnown& scheme_known) {
+    for (const auto& uri : uris) {
+        const auto one = resolve_uri(uri, scheme_known);
+        if (!one) {
+            return one;
+        }
+        if (one->carrier == MigrationTarget::Carrier::qemu) {
+            return refuse_with("'uris' is for migrations that Pageferry carries, " + uri + " is QEMU's own: give it as 'uri'");
+        }
+    }
+    return MigrationTarget{.carrier = MigrationTarget::Carrier::pageferry, .uris = uris};
 }
 
 } // namespace pageferry::monitor

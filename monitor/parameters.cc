@@ -72,10 +72,13 @@ struct Choice {
     std::string_view name;
     std::string_view initial;
     std::span<const std::string_view> values;
+    bool implemented = false; // false: its initial value alone
 };
 
-const std::array<Choice, 3> choices{Choice{"multifd-compression", "none", compressions}, Choice{"mode", "normal", modes},
-                                    Choice{"zero-page-detection", "multifd", zero_pages}};
+constexpr std::string_view rdma_name = "x-pageferry-rdma";
+const std::array<Choice, 4> choices{Choice{"multifd-compression", "none", compressions}, Choice{"mode", "normal", modes},
+                                    Choice{"zero-page-detection", "multifd", zero_pages},
+                                    Choice{rdma_name, "preferred", rdma_policies, true}};
 // NOLINTEND(modernize-use-designated-initializers)
 
 std::string not_implemented(std::string_view name) {
@@ -111,13 +114,15 @@ void read_encryption(Arguments& arguments, std::string_view name) {
     }
 }
 
-void read_choice(Arguments& arguments, const Choice& known) {
+void read_choice(Arguments& arguments, const Choice& known, json& values) {
     const auto value = arguments.string(known.name);
     if (!value) {
         return;
     }
     if (std::ranges::find(known.values, *value) == known.values.end()) {
         arguments.fail("Parameter '" + std::string{known.name} + "' does not accept value '" + *value + "'");
+    } else if (known.implemented) {
+        values[std::string{known.name}] = *value;
     } else if (*value != known.initial) {
         arguments.fail(not_implemented(known.name));
     }
@@ -164,7 +169,7 @@ Result<void> Parameters::set(const nlohmann::json& arguments) {
         read_encryption(reader, name);
     }
     for (const Choice& one : choices) {
-        read_choice(reader, one);
+        read_choice(reader, one, next);
     }
     for (const std::string_view name : lists) {
         if (const json* const list = reader.array(name); list != nullptr && !list->empty()) {
@@ -219,6 +224,11 @@ std::chrono::milliseconds Parameters::dead_peer_timeout() const {
 }
 std::chrono::milliseconds Parameters::connect_timeout() const {
     return milliseconds(number("x-pageferry-connect-timeout"));
+}
+
+RdmaPolicy Parameters::rdma() const {
+    const auto& value = values_->at(std::string{rdma_name}).get_ref<const std::string&>();
+    return static_cast<RdmaPolicy>(std::ranges::find(rdma_policies, value) - rdma_policies.begin());
 }
 
 nlohmann::json Parameters::for_qemu(const nlohmann::json& listed_by_qemu) const {

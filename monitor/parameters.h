@@ -5,6 +5,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "monitor/transport_choice.h"
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -44,6 +45,8 @@ public:
     [[nodiscard]] Announce announce() const;
     [[nodiscard]] std::chrono::milliseconds dead_peer_timeout() const; // x-pageferry-dead-peer-timeout
     [[nodiscard]] std::chrono::milliseconds connect_timeout() const;   // x-pageferry-connect-timeout
+
+    [[nodiscard]] RdmaPolicy rdma() const; // x-pageferry-rdma
 
     // Arguments for QEMU's own migrate-set-parameters before a migration that QEMU carries: those of ours that the user can set
     // and this QEMU has (its own answer to query-migrate-parameters), with their present values.

@@ -5,9 +5,9 @@
 // All memory is taken when it is made. No input or output, no lock: the owner locks.
 #pragma once
 
-#include "tcp_fallback/ring.h"
 #include "tcp_fallback/wire.h"
 #include "transport/abi/pageferry_transport.h"
+#include "transport/plugin/ring.h"
 
 #include <cstddef>
 #include <cstdint>

@@ -9,9 +9,9 @@
 
 #include "tcp_fallback/kit.h"
 #include "tcp_fallback/op_queue.h"
-#include "tcp_fallback/ring.h"
 #include "transport/plugin/memory_table.h"
 #include "transport/plugin/op_kind.h"
+#include "transport/plugin/ring.h"
 #include "transport/plugin/threads.h"
 
 #include <array>

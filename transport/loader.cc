@@ -95,12 +95,32 @@ Error not_installed(const std::string& scheme, std::span<const fs::path> first) 
     for (const fs::path& place : search_path(first)) {
         places += (places.empty() ? "" : ", ") + place.string();
     }
+    // One of our own, so it can be said what it needs.
+    const std::string install =
+        scheme == "rdma" ? "install the transport (it is built where libibverbs-dev and librdmacm-dev are there, and runs "
+                           "with libibverbs1, librdmacm1 and ibverbs-providers)"
+                         : "install the transport";
     return make_error(ErrorCode::not_found, "load transport", "\"" + scheme + "\"",
                       "there is no " + plugin_file(scheme).string() + " in " + places,
-                      "install the transport, or name its directory in " + std::string{path_variable});
+                      install + ", or name its directory in " + std::string{path_variable});
 }
 
 } // namespace
+
+std::string remedy_for(std::string_view dlopen_words) {
+    // glibc: "LIBRARY: cannot open shared object file: No such file or directory"
+    if (dlopen_words.find("cannot open shared object file") == std::string_view::npos) {
+        return {};
+    }
+    const std::string library{dlopen_words.substr(0, dlopen_words.find(':'))};
+    if (library.starts_with("libibverbs.so")) {
+        return "install the packages libibverbs1 and ibverbs-providers (Debian, Ubuntu), or libibverbs (Fedora, RHEL)";
+    }
+    if (library.starts_with("librdmacm.so")) {
+        return "install the package librdmacm1 (Debian, Ubuntu), or librdmacm (Fedora, RHEL)";
+    }
+    return "install the package that has " + library;
+}
 
 Result<Transport> load(const std::string& scheme, std::span<const std::filesystem::path> first) {
     const auto file = find_plugin(scheme, first);
@@ -112,7 +132,8 @@ Result<Transport> load(const std::string& scheme, std::span<const std::filesyste
     Library library{::dlopen(fs::absolute(*file).c_str(), RTLD_NOW | RTLD_LOCAL)};
     if (!library) {
         const char* words = ::dlerror();
-        return refuse(ErrorCode::unsupported, *file, words != nullptr ? words : "dlopen gave no reason");
+        const std::string reason = words != nullptr ? words : "dlopen gave no reason";
+        return refuse(ErrorCode::unsupported, *file, reason, remedy_for(reason));
     }
     // POSIX says that a data pointer from dlsym may be turned into a function pointer.
     const auto entry = reinterpret_cast<pf_transport_entry_fn>(::dlsym(library.get(), PF_TRANSPORT_ENTRY));

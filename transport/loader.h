@@ -15,6 +15,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace pageferry::transport {
@@ -27,6 +28,9 @@ std::vector<std::filesystem::path> search_path(std::span<const std::filesystem::
 // not_found: no such file, and every place looked at; unsupported/version: it is there but does not load, and why (dlopen's
 // words, missing symbol, ABI version, size too small, scheme not served).
 Result<Transport> load(const std::string& scheme, std::span<const std::filesystem::path> first = {});
+
+// What to install where dlopen said this of a plugin: the packages of a library that is missing; empty where nothing can be said.
+std::string remedy_for(std::string_view dlopen_words);
 
 // The file of the plugin for this scheme, if there is one; a scheme that is none (see scheme_of) never has one.
 std::optional<std::filesystem::path> find_plugin(const std::string& scheme, std::span<const std::filesystem::path> first = {});

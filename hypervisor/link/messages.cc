@@ -71,7 +71,7 @@ json to_json(const MoverStart& start) {
     }
     return {{"type", "start"},
             {"side", std::string{statemachine::name_of(start.side)}},
-            {"uri", start.uri},
+            {"uris", start.uris},
             {"session", session_text(start.session)},
             {"lanes", start.lanes},
             {"dead-peer-ms", static_cast<std::uint64_t>(start.dead_peer.count())},
@@ -140,8 +140,8 @@ Result<MoverStart> mover_start_from(const json& body) {
     start.side =
         side == statemachine::name_of(statemachine::Side::source) ? statemachine::Side::source : statemachine::Side::destination;
     reader.must(side == statemachine::name_of(start.side));
-    start.uri = reader.text("uri");
-    reader.must(!start.uri.empty() && read_session(reader.text("session"), start.session));
+    start.uris = read_uris(body, "uris", most_candidates);
+    reader.must(!start.uris.empty() && read_session(reader.text("session"), start.session));
     start.lanes = static_cast<unsigned>(reader.number("lanes", 1, std::numeric_limits<std::uint16_t>::max()));
     start.dead_peer = time_in(reader, "dead-peer-ms");
     start.connect_timeout = time_in(reader, "connect-timeout-ms");
@@ -171,6 +171,22 @@ Result<MoverStart> mover_start_from(const json& body) {
         return std::unexpected(make_error(ErrorCode::protocol, "read", "start message", "a field is missing or wrong"));
     }
     return start;
+}
+
+std::vector<std::string> read_uris(const json& body, const char* key, std::size_t most) {
+    constexpr std::size_t longest = 1024; // bytes, see transport/uri.cc
+    const auto found = body.is_object() ? body.find(key) : body.end();
+    if (found == body.end() || !found->is_array() || found->size() > most) {
+        return {};
+    }
+    std::vector<std::string> uris;
+    for (const json& uri : *found) {
+        if (!uri.is_string() || uri.get_ref<const std::string&>().empty() || uri.get_ref<const std::string&>().size() > longest) {
+            return {};
+        }
+        uris.push_back(uri.get<std::string>());
+    }
+    return uris;
 }
 
 json to_json(const Error& error) {

@@ -2,8 +2,8 @@
 //
 // monitor → mover: start (first, with descriptors), cancel, continue, guest {stopped | loaded}, reply {id, error?, running?} (+
 // one descriptor)
-// mover → monitor: ready {uri?} or refused {error}, status {to, cause, error}, request {id, what}, accepted {session, epoch},
-// ended
+// mover → monitor: ready {uris?, attempts?} or refused {error}, status {to, cause, error}, request {id, what}, accepted {session,
+// epoch}, transport (transport_report.h), ended
 //
 // The monitor process holds nothing of what a mover says for true but what the state table allows: a mover reads a peer's bytes.
 // Pure; any thread.
@@ -24,6 +24,8 @@
 
 namespace pageferry::hypervisor {
 
+inline constexpr std::size_t most_candidates = 16; // URIs of one mover: the user's, and for each one it falls back to
+
 struct LinkMessage {
     nlohmann::json body; // an object
     std::vector<Fd> fds;
@@ -37,7 +39,7 @@ struct LinkMessage {
 // flag says so), then one for each block.
 struct MoverStart {
     statemachine::Side side = statemachine::Side::source;
-    std::string uri;
+    std::vector<std::string> uris; // 1..most_candidates; tried in order (source), all listened on (destination)
     transport::SessionId session{};
     unsigned lanes = 2;
     std::chrono::milliseconds dead_peer{10'000};
@@ -45,8 +47,10 @@ struct MoverStart {
     bool pause_before_switchover = false;
     // A switchover whose connection broke is to be settled: no RAM moves, so there are no blocks and no tracking.
     bool settle = false;
-    std::uint32_t epoch = 0; // of the connection to be made, or of the last one there was (destination)
-    bool guest_runs = true;  // source: what the permit says; destination: it has run the guest already
+    // Of the connection to be made, by the first URI, and by each further one the next number; or of the last one there was
+    // (destination).
+    std::uint32_t epoch = 0;
+    bool guest_runs = true; // source: what the permit says; destination: it has run the guest already
     std::vector<std::string> transport_path;
     std::vector<memory::RamBlockInfo> blocks;
     bool has_userfaultfd = false;
@@ -59,6 +63,9 @@ Result<MoverStart> mover_start_from(const nlohmann::json& body);
 
 std::string session_text(const transport::SessionId& session);
 bool read_session(std::string_view text, transport::SessionId& session); // false: it is no session id
+
+// What a mover listens on: texts of sane length, not more than it was given; else empty.
+std::vector<std::string> read_uris(const nlohmann::json& body, const char* key, std::size_t most);
 
 nlohmann::json to_json(const Error& error);
 Error error_from(const nlohmann::json& object);

@@ -74,7 +74,8 @@ void Migration::migrate(const monitor::MigrateRequest& request, monitor::Reply r
         return reply(std::unexpected(not_now("There's a migration process in progress")));
     }
     if (request.resume) {
-        return resume(request.uris.front(), std::move(reply));
+        as_asked_ = request.as_asked;
+        return resume(request.uris, std::move(reply));
     }
     if (!config_.untracked_writers.empty()) {
         std::string names;
@@ -86,14 +87,14 @@ void Migration::migrate(const monitor::MigrateRequest& request, monitor::Reply r
             "devices write guest RAM from outside QEMU, where no page of theirs is seen: " + names, "unplug them first")));
     }
     preparing_ = true;
-    qmp_.execute("query-status", json::object(),
-                 [this, uri = request.uris.front(), reply = std::move(reply)](Result<json> answer) mutable {
-                     if (answer && answer->is_object() && answer->value("status", "") == "postmigrate") {
-                         preparing_ = false;
-                         return reply(std::unexpected(not_now("Can't migrate the vm that was paused due to previous migration")));
-                     }
-                     prepare(Side::source, std::move(uri), std::move(reply));
-                 });
+    qmp_.execute("query-status", json::object(), [this, request, reply = std::move(reply)](Result<json> answer) mutable {
+        if (answer && answer->is_object() && answer->value("status", "") == "postmigrate") {
+            preparing_ = false;
+            return reply(std::unexpected(not_now("Can't migrate the vm that was paused due to previous migration")));
+        }
+        as_asked_ = request.as_asked;
+        prepare(Side::source, request.uris, std::move(reply));
+    });
 }
 
 void Migration::migrate_incoming(const monitor::IncomingRequest& request, monitor::Reply reply) {
@@ -101,14 +102,15 @@ void Migration::migrate_incoming(const monitor::IncomingRequest& request, monito
         return reply(std::unexpected(not_now("The incoming migration has already been started")));
     }
     exit_on_error_ = request.exit_on_error;
-    prepare(Side::destination, request.uris.front(), std::move(reply));
+    as_asked_ = request.as_asked;
+    prepare(Side::destination, request.uris, std::move(reply));
 }
 
-void Migration::prepare(Side side, std::string uri, monitor::Reply reply) {
+void Migration::prepare(Side side, std::vector<std::string> uris, monitor::Reply reply) {
     end_mover(); // of an earlier migration whose source never came to say goodbye
     preparing_ = true;
     next_side_ = side;
-    uri_ = std::move(uri);
+    uris_ = std::move(uris);
     reply_ = std::move(reply);
     with_all_backends([this, mine = ++preparations_](Result<std::vector<RamBackend>> backends) {
         if (!preparing_ || mine != preparations_) {
@@ -220,7 +222,7 @@ Result<void> Migration::start_mover(const std::vector<RamBackend>& backends) {
     }
     tracked_.clear();
     PAGEFERRY_TRY(new_control_page());
-    MoverStart start = common_start(next_side_, uri_);
+    MoverStart start = common_start(next_side_, uris_);
     start.pause_before_switchover = capabilities_.on("pause-before-switchover");
     if (::getrandom(session_.data(), session_.size(), 0) != static_cast<ssize_t>(session_.size())) {
         return std::unexpected(errno_error(errno, "getrandom", "session id"));
@@ -249,7 +251,23 @@ Result<void> Migration::start_mover(const std::vector<RamBackend>& backends) {
         start.blocks.push_back(block.info);
         tracked_.push_back(block.info);
     }
-    auto mover = spawn_mover();
+    return spawn_mover(start, fds);
+}
+
+MoverStart Migration::common_start(Side side, std::vector<std::string> uris) const {
+    return MoverStart{.side = side,
+                      .uris = std::move(uris),
+                      .lanes = parameters_.multifd_channels(),
+                      .dead_peer = parameters_.dead_peer_timeout(),
+                      .connect_timeout = parameters_.connect_timeout()};
+}
+
+Result<void> Migration::spawn_mover(const MoverStart& start, std::span<const int> fds) {
+    mover_said_ended_ = false;
+    candidates_ = start.uris.size();
+    auto mover = MoverProcess::start(io_, mover_program_,
+                                     {.message = [this](LinkMessage& message) { mover_message(message); },
+                                      .ended = [this](const std::string& how) { mover_ended(how); }});
     if (!mover) {
         return std::unexpected(std::move(mover.error()));
     }
@@ -258,26 +276,11 @@ Result<void> Migration::start_mover(const std::vector<RamBackend>& backends) {
     return {};
 }
 
-MoverStart Migration::common_start(Side side, std::string uri) const {
-    return MoverStart{.side = side,
-                      .uri = std::move(uri),
-                      .lanes = parameters_.multifd_channels(),
-                      .dead_peer = parameters_.dead_peer_timeout(),
-                      .connect_timeout = parameters_.connect_timeout()};
-}
-
-Result<std::unique_ptr<MoverProcess>> Migration::spawn_mover() {
-    mover_said_ended_ = false;
-    return MoverProcess::start(io_, mover_program_,
-                               {.message = [this](LinkMessage& message) { mover_message(message); },
-                                .ended = [this](const std::string& how) { mover_ended(how); }});
-}
-
-void Migration::resume(std::string uri, monitor::Reply reply) {
+void Migration::resume(std::vector<std::string> uris, monitor::Reply reply) {
     preparing_ = true;
     reply_ = std::move(reply);
-    ++epoch_;
-    if (auto started = start_settler(Side::source, std::move(uri)); !started) {
+    epoch_ += most_candidates; // the latest mover may have used as many
+    if (auto started = start_settler(Side::source, std::move(uris)); !started) {
         refuse(started.error());
     }
 }
@@ -288,25 +291,19 @@ void Migration::wait_for_source_again() {
         return log_("no further mover is started: " + std::to_string(settlers_) + " have died");
     }
     ++settlers_;
-    if (auto started = start_settler(Side::destination, uri_); !started) {
+    if (auto started = start_settler(Side::destination, uris_); !started) {
         log_("waiting for the source again: " + started.error().to_string());
     }
 }
 
-Result<void> Migration::start_settler(Side side, std::string uri) {
-    MoverStart start = common_start(side, std::move(uri));
+Result<void> Migration::start_settler(Side side, std::vector<std::string> uris) {
+    MoverStart start = common_start(side, std::move(uris));
     start.settle = true;
     start.session = session_;
     start.epoch = epoch_;
     start.guest_runs = side == Side::source ? was_running_ : ran_;
-    auto mover = spawn_mover();
-    if (!mover) {
-        return std::unexpected(std::move(mover.error()));
-    }
     const int page = page_memory_.get();
-    PAGEFERRY_TRY((*mover)->send(to_json(start), std::span{&page, 1}));
-    mover_ = std::move(*mover);
-    return {};
+    return spawn_mover(start, std::span{&page, 1});
 }
 
 Result<void> Migration::new_control_page() {
@@ -368,7 +365,7 @@ void Migration::begun() {
 
 void Migration::migrate_cancel(monitor::Reply reply) {
     if (preparing_ && next_side_ == Side::source && reply_) {
-        refuse(make_error(ErrorCode::cancelled, "migrate", uri_, "cancelled before it began"));
+        refuse(make_error(ErrorCode::cancelled, "migrate", uris_.front(), "cancelled before it began"));
         return reply({});
     }
     const Status now = status();
@@ -392,7 +389,7 @@ void Migration::migrate_continue(monitor::Reply reply) {
 void Migration::migrate_pause(monitor::Reply reply) {
     reply(std::unexpected(not_now("migrate-pause is currently only supported during postcopy-active or postcopy-recover state")));
 }
-void Migration::migrate_recover(const std::string& /*uri*/, monitor::Reply reply) {
+void Migration::migrate_recover(const std::vector<std::string>& /*uris*/, monitor::Reply reply) {
     reply(std::unexpected(not_now("Migrate recover can only be run when postcopy is paused.")));
 }
 void Migration::migrate_start_postcopy(monitor::Reply reply) {
@@ -412,8 +409,9 @@ json Migration::query_migrate() const {
         .progress = page_ != nullptr ? &page_->progress : nullptr,
         .blocked_reasons = config_.untracked_writers,
         .listening = machine_->side() == Side::destination && (status() == Status::setup || status() == Status::active)
-                         ? uri_
-                         : std::string{}});
+                         ? std::span<const std::string>{uris_}
+                         : std::span<const std::string>{},
+        .transport = &transport_});
 }
 
 bool Migration::hold_run_state(bool run) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "engine/control_page.h"
+#include "hypervisor/link/transport_report.h"
 #include "hypervisor/monitor_process/mover_process.h"
 #include "hypervisor/monitor_process/qemu_driver.h"
 #include "hypervisor/qemu/agent_client.h"
@@ -50,7 +51,7 @@ public:
     void migrate_cancel(monitor::Reply reply) override;
     void migrate_continue(monitor::Reply reply) override;
     void migrate_pause(monitor::Reply reply) override;
-    void migrate_recover(const std::string& uri, monitor::Reply reply) override;
+    void migrate_recover(const std::vector<std::string>& uris, monitor::Reply reply) override;
     void migrate_start_postcopy(monitor::Reply reply) override;
     [[nodiscard]] nlohmann::json query_migrate() const override;
     bool hold_run_state(bool run) override;
@@ -61,14 +62,14 @@ public:
 
 private:
     // Finding RAM, then a mover that is ready, then `setup` and the reply; whatever fails before that changes nothing.
-    void prepare(statemachine::Side side, std::string uri, monitor::Reply reply);
+    void prepare(statemachine::Side side, std::vector<std::string> uris, monitor::Reply reply);
     // A mover that settles a switchover whose connection broke: asked for by the user (source), or in a dead one's place
     // (destination).
-    void resume(std::string uri, monitor::Reply reply);
+    void resume(std::vector<std::string> uris, monitor::Reply reply);
     void wait_for_source_again();
-    Result<void> start_settler(statemachine::Side side, std::string uri);
-    Result<std::unique_ptr<MoverProcess>> spawn_mover();
-    [[nodiscard]] MoverStart common_start(statemachine::Side side, std::string uri) const;
+    Result<void> start_settler(statemachine::Side side, std::vector<std::string> uris);
+    Result<void> spawn_mover(const MoverStart& start, std::span<const int> fds);
+    [[nodiscard]] MoverStart common_start(statemachine::Side side, std::vector<std::string> uris) const;
     void with_all_backends(std::function<void(Result<std::vector<RamBackend>>)> done);
     void make_disks_buffered(std::function<void(Result<void>)> done);
     Result<void> no_disk_became_direct();
@@ -79,6 +80,8 @@ private:
     void begun();
 
     void mover_message(LinkMessage& message);
+    void mover_ready(const LinkMessage& message);
+    void mover_transport(const LinkMessage& message);
     void mover_status(const LinkMessage& message);
     void mover_request(std::uint64_t id, const LinkMessage& message);
     void mover_ended(const std::string& how);
@@ -119,7 +122,8 @@ private:
 
     // the attempt being prepared
     statemachine::Side next_side_ = statemachine::Side::source;
-    std::string uri_; // the user's; on a destination the one it really listens on
+    std::vector<std::string> uris_; // those to try; on a destination those it really listens on
+    bool as_asked_ = true;          // the first of them is the user's first
     monitor::Reply reply_;
     bool preparing_ = false;
     std::uint64_t preparations_ = 0; // an answer that comes when its own was given up is dropped
@@ -135,6 +139,8 @@ private:
     std::uint32_t epoch_ = 0; // of the latest connection
     unsigned settlers_ = 0;   // movers started in a dead one's place
     bool mover_said_ended_ = false;
+    std::size_t candidates_ = 0; // URIs the mover was given
+    TransportReport transport_;
     bool cleaning_up_ = false;
     bool exit_on_error_ = true;
     // the guest's run state on a destination

@@ -61,11 +61,8 @@ void Migration::end_mover() {
 void Migration::mover_message(LinkMessage& message) {
     const std::string type = message.text("type");
     if (type == "ready") {
-        if (const std::string uri = message.text("uri"); !uri.empty()) {
-            uri_ = uri;
-        }
         if (preparing_) {
-            begun();
+            mover_ready(message);
         }
     } else if (type == "accepted") {
         if (read_session(message.text("session"), session_)) {
@@ -75,10 +72,44 @@ void Migration::mover_message(LinkMessage& message) {
         mover_said_ended_ = true;
     } else if (type == "refused" && preparing_) {
         refuse(error_from(message.body.value("error", json::object())));
+    } else if (type == "transport" && !preparing_) {
+        mover_transport(message);
     } else if (type == "status" && !preparing_) {
         mover_status(message);
     } else if (type == "request" && !preparing_) {
         mover_request(message.number("id"), message);
+    }
+}
+
+// On a destination: where it listens, and where it could not.
+void Migration::mover_ready(const LinkMessage& message) {
+    transport_ = {};
+    if (next_side_ == Side::destination) {
+        if (auto uris = read_uris(message.body, "uris", candidates_); !uris.empty()) {
+            uris_ = std::move(uris);
+        }
+        if (auto attempts = failed_transports_from(message.body.value("attempts", json::array()), candidates_)) {
+            transport_.attempts = std::move(*attempts);
+        } else {
+            log_(attempts.error().to_string());
+        }
+    }
+    if (!transport_.attempts.empty()) {
+        sink_.broadcast("PAGEFERRY_TRANSPORT", shown(transport_));
+    }
+    begun();
+}
+
+// A migration that goes by anything but what the user asked for first is never silent.
+void Migration::mover_transport(const LinkMessage& message) {
+    auto report = transport_report_from(message.body, candidates_);
+    if (!report) {
+        return log_(report.error().to_string());
+    }
+    transport_ = std::move(*report);
+    const bool first = as_asked_ && transport_.candidate == 0U;
+    if (transport_.candidate && (!first || !transport_.attempts.empty())) {
+        sink_.broadcast("PAGEFERRY_TRANSPORT", shown(transport_));
     }
 }
 

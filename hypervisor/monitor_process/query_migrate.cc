@@ -65,9 +65,9 @@ json query_migrate(const MigrationView& view) {
     if (!view.blocked_reasons.empty()) {
         answer["blocked-reasons"] = json(std::vector<std::string>(view.blocked_reasons.begin(), view.blocked_reasons.end()));
     }
-    if (!view.listening.empty()) {
-        if (auto address = socket_address(view.listening)) {
-            answer["socket-address"] = json::array({std::move(*address)});
+    for (const auto& uri : view.listening) {
+        if (auto address = socket_address(uri)) {
+            answer["socket-address"].push_back(std::move(*address));
         }
     }
     if (view.status == Status::none) {
@@ -76,6 +76,9 @@ json query_migrate(const MigrationView& view) {
     answer["status"] = std::string{statemachine::name_of(view.status)};
     if (!view.error.empty()) {
         answer["error-desc"] = view.error;
+    }
+    if (view.transport != nullptr && !view.transport->empty()) {
+        answer["x-pageferry-transport"] = shown(*view.transport);
     }
     if (view.side == statemachine::Side::destination || view.progress == nullptr) {
         return answer;

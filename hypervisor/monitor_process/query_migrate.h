@@ -4,6 +4,7 @@
 #pragma once
 
 #include "engine/control_page.h"
+#include "hypervisor/link/transport_report.h"
 #include "statemachine/status.h"
 
 #include <nlohmann/json_fwd.hpp>
@@ -21,7 +22,8 @@ struct MigrationView {
     std::chrono::milliseconds total_time{}; // from the start, to the end or now
     const engine::Progress* progress = nullptr;
     std::span<const std::string> blocked_reasons;
-    std::string listening; // destination: the URI it listens on, with the real port; empty where it does not
+    std::span<const std::string> listening; // destination: the URIs it listens on, with the real ports; empty where it does not
+    const TransportReport* transport = nullptr; // which carries it; null or empty: not known yet
 };
 
 // QEMU shows nothing at all before the first migration, and no RAM figures on a destination before they have a meaning.

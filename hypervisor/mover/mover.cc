@@ -1,5 +1,6 @@
 #include "hypervisor/mover/mover.h"
 
+#include "hypervisor/link/transport_report.h"
 #include "hypervisor/mover/privileges.h"
 #include "transport/loader.h"
 #include "transport/uri.h"
@@ -127,9 +128,8 @@ Result<void> Mover::map_control_page(const Fd& memory) {
 
 namespace {
 
-Result<transport::Transport> load_transport(const MoverStart& start) {
-    std::vector<std::filesystem::path> first{start.transport_path.begin(), start.transport_path.end()};
-    const auto uri = transport::parse_uri(start.uri);
+Result<transport::Transport> load_transport(const std::string& text, std::span<const std::filesystem::path> first) {
+    const auto uri = transport::parse_uri(text);
     if (!uri) {
         return std::unexpected(uri.error());
     }
@@ -137,32 +137,92 @@ Result<transport::Transport> load_transport(const MoverStart& start) {
 }
 
 transport::Options options_of(const MoverStart& start) {
+    std::uint64_t memory = 0;
+    for (const auto& block : start.blocks) {
+        memory += block.length;
+    }
     return transport::Options{.lanes = start.lanes,
                               .dead_peer = start.dead_peer,
                               .handshake = start.dead_peer,
                               .queue_depth = 0,
                               .epoch = start.epoch,
-                              .session = start.session};
+                              .session = start.session,
+                              .memory_bytes = memory};
 }
 
 } // namespace
+
+// All of them before any thread is started. One that is not there is reported where another can take its place.
+Result<void> Mover::load_transports(const MoverStart& start) {
+    const std::vector<std::filesystem::path> first{start.transport_path.begin(), start.transport_path.end()};
+    std::vector<engine::Attempt> failed;
+    for (const auto& uri : start.uris) {
+        auto transport = load_transport(uri, first);
+        if (!transport) {
+            failed.push_back(engine::Attempt{.uri = uri, .phase = "load", .error = transport.error()});
+        }
+        candidates_.push_back(engine::Candidate{.uri = uri, .transport = std::move(transport)});
+    }
+    if (failed.size() == candidates_.size()) {
+        return std::unexpected(engine::none_left(failed));
+    }
+    return {};
+}
+
+engine::PeerConfig Mover::peer_of(const MoverStart& start) {
+    return engine::PeerConfig{.candidates = std::move(candidates_),
+                              .options = options_of(start),
+                              .connect_timeout = start.connect_timeout,
+                              .tell = [this](const engine::TransportUse& use) { report_transport(use); }};
+}
+
+namespace {
+
+std::vector<FailedTransport> failed_of(const std::vector<engine::Attempt>& attempts) {
+    std::vector<FailedTransport> failed;
+    failed.reserve(attempts.size());
+    for (const auto& attempt : attempts) {
+        failed.push_back(FailedTransport{
+            .uri = attempt.uri, .phase = attempt.phase, .reason = attempt.error.reason, .error_desc = attempt.error.to_string()});
+    }
+    return failed;
+}
+
+} // namespace
+
+// On the engine's thread. The monitor process has it before the state that follows from it.
+void Mover::report_transport(const engine::TransportUse& use) {
+    for (; attempts_logged_ < use.attempts.size(); ++attempts_logged_) {
+        const auto& attempt = use.attempts[attempts_logged_];
+        spdlog::warn("{} cannot be used ({}): {}", attempt.uri, attempt.phase, attempt.error.to_string());
+    }
+    TransportReport report{.candidate = {}, .uri = {}, .name = {}, .connection = {}, .attempts = failed_of(use.attempts)};
+    if (use.connected) {
+        spdlog::info("the migration goes by {}: {}", use.uri, use.connection);
+        report.candidate = use.candidate;
+        report.uri = use.uri;
+        report.name = use.name;
+        report.connection = use.connection;
+        report.lanes = use.lanes;
+    }
+    if (const auto sent = link_.send(to_json(report)); !sent) {
+        spdlog::error("{}", sent.error().to_string());
+    }
+}
 
 Result<void> Mover::prepare_source(MoverStart& start, memory::TrackingHandles handles, std::vector<memory::RamBlock> blocks) {
     auto tracker = memory::make_dirty_tracker(std::move(handles));
     if (!tracker) {
         return std::unexpected(std::move(tracker.error()));
     }
-    auto transport = load_transport(start);
-    if (!transport) {
-        return std::unexpected(std::move(transport.error()));
+    PAGEFERRY_TRY(load_transports(start));
+    for (const auto& candidate : candidates_) {
+        spdlog::info("source: to {} by {}, dirty tracking by {}", candidate.uri,
+                     candidate.transport ? candidate.transport->name() : "a plugin that is not there", (*tracker)->name());
     }
-    spdlog::info("source: {} by {}, dirty tracking by {}", start.uri, transport->name(), (*tracker)->name());
     source_ = std::make_unique<engine::Source>(engine::SourceConfig{.blocks = std::move(blocks),
                                                                     .tracker = std::move(*tracker),
-                                                                    .peer = {.transport = std::move(*transport),
-                                                                             .uri = start.uri,
-                                                                             .options = options_of(start),
-                                                                             .connect_timeout = start.connect_timeout},
+                                                                    .peer = peer_of(start),
                                                                     .pause_before_switchover = start.pause_before_switchover,
                                                                     .page = page_},
                                                port_, *machine_);
@@ -170,23 +230,13 @@ Result<void> Mover::prepare_source(MoverStart& start, memory::TrackingHandles ha
 }
 
 Result<void> Mover::prepare_settlement(const MoverStart& start) {
-    auto transport = load_transport(start);
-    if (!transport) {
-        return std::unexpected(std::move(transport.error()));
-    }
-    settlement_ = std::make_unique<engine::Settlement>(engine::PeerConfig{.transport = std::move(*transport),
-                                                                          .uri = start.uri,
-                                                                          .options = options_of(start),
-                                                                          .connect_timeout = start.connect_timeout},
-                                                       start.guest_runs, *machine_);
+    PAGEFERRY_TRY(load_transports(start));
+    settlement_ = std::make_unique<engine::Settlement>(peer_of(start), start.guest_runs, *machine_);
     return link_.send({{"type", "ready"}});
 }
 
 Result<void> Mover::prepare_destination(MoverStart& start, std::vector<memory::RamBlock> blocks) {
-    auto transport = load_transport(start);
-    if (!transport) {
-        return std::unexpected(std::move(transport.error()));
-    }
+    PAGEFERRY_TRY(load_transports(start));
     auto options = options_of(start);
     options.session = {}; // whichever source comes first; the engine looks at the sessions of later ones
     options.epoch = 0;
@@ -196,8 +246,7 @@ Result<void> Mover::prepare_destination(MoverStart& start, std::vector<memory::R
     }
     destination_ = std::make_unique<engine::Destination>(
         engine::DestinationConfig{.blocks = std::move(blocks),
-                                  .transport = std::move(*transport),
-                                  .uri = start.uri,
+                                  .candidates = std::move(candidates_),
                                   .options = options,
                                   .page = page_,
                                   .unsettled = unsettled,
@@ -206,14 +255,21 @@ Result<void> Mover::prepare_destination(MoverStart& start, std::vector<memory::R
                                           std::ignore = link_.send(
                                               {{"type", "accepted"}, {"session", session_text(session)}, {"epoch", epoch}});
                                       },
+                                  .tell = [this](const engine::TransportUse& use) { report_transport(use); },
                                   .turned_away = [](const Error& error) { spdlog::warn("turned away: {}", error.to_string()); }},
         port_, *machine_);
-    const auto uri = destination_->listen();
-    if (!uri) {
-        return std::unexpected(uri.error());
+    const auto uris = destination_->listen();
+    if (!uris) {
+        return std::unexpected(uris.error());
     }
-    spdlog::info("destination: listening on {}", *uri);
-    return link_.send({{"type", "ready"}, {"uri", *uri}});
+    for (const auto& uri : *uris) {
+        spdlog::info("destination: listening on {}", uri);
+    }
+    for (const auto& attempt : destination_->attempts()) {
+        spdlog::warn("not listening on {}: {}", attempt.uri, attempt.error.to_string());
+    }
+    attempts_logged_ = destination_->attempts().size();
+    return link_.send({{"type", "ready"}, {"uris", *uris}, {"attempts", to_json(failed_of(destination_->attempts()))}});
 }
 
 void Mover::start_engine() {

@@ -3,6 +3,7 @@
 // Threads: made, run and unmade by the main thread.
 #pragma once
 
+#include "engine/candidates.h"
 #include "engine/control_page.h"
 #include "engine/destination.h"
 #include "engine/settlement.h"
@@ -16,6 +17,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <vector>
 
 namespace pageferry::hypervisor {
 
@@ -31,11 +33,14 @@ public:
 
 private:
     Result<void> prepare();
+    Result<void> load_transports(const MoverStart& start);
     Result<void> prepare_source(MoverStart& start, memory::TrackingHandles handles, std::vector<memory::RamBlock> blocks);
     Result<void> prepare_destination(MoverStart& start, std::vector<memory::RamBlock> blocks);
     Result<std::vector<memory::RamBlock>> map_blocks(const MoverStart& start, std::span<Fd> files);
     Result<void> map_control_page(const Fd& memory);
     Result<void> prepare_settlement(const MoverStart& start);
+    [[nodiscard]] engine::PeerConfig peer_of(const MoverStart& start);
+    void report_transport(const engine::TransportUse& use);
     void start_engine();
     Result<void> run_engine();
     Result<void> serve();
@@ -52,7 +57,9 @@ private:
     std::unique_ptr<engine::Source> source_;
     std::unique_ptr<engine::Settlement> settlement_; // instead of source_
     std::unique_ptr<engine::Destination> destination_;
-    Fd done_; // eventfd: the engine's thread has ended
+    std::vector<engine::Candidate> candidates_;
+    std::size_t attempts_logged_ = 0; // of report_transport()
+    Fd done_;                         // eventfd: the engine's thread has ended
     std::thread engine_;
 };
 

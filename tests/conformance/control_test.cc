@@ -120,7 +120,7 @@ TEST(Control, IsNotStuckBehindPushes) {
     TwoRams rams; // before the pair: mapped until it is closed
     pf_options options = test_options();
     options.lanes = 1;        // where the same pages again come in order
-    options.queue_depth = 16; // a queue that a slow machine, too, has done with in seconds
+    options.queue_depth = 16; // 128 MiB: much to overtake, and soon moved by any transport
     const Pair pair = connect_pair(options);
     ASSERT_TRUE(pair);
     rams.source.emplace_back(0, 64ULL << 20U);

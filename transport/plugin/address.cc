@@ -107,6 +107,14 @@ void Endpoint::set_port(std::uint16_t port) {
     }
 }
 
+bool Endpoint::is_any() const {
+    switch (family()) {
+    case AF_INET: return as<sockaddr_in>(*this).sin_addr.s_addr == INADDR_ANY;
+    case AF_INET6: return IN6_IS_ADDR_UNSPECIFIED(&as<sockaddr_in6>(*this).sin6_addr);
+    default: return false;
+    }
+}
+
 std::string Endpoint::to_string() const {
     std::array<char, INET6_ADDRSTRLEN> text{};
     if (family() == AF_INET) {

@@ -24,6 +24,7 @@ struct Endpoint {
     [[nodiscard]] int family() const { return storage.ss_family; }
     [[nodiscard]] std::uint16_t port() const; // 0 where there is none
     void set_port(std::uint16_t port);
+    [[nodiscard]] bool is_any() const; // 0.0.0.0, [::]
     // "192.0.2.1:4444", "[::1]:4444", "unix:/path"; IPv4 within IPv6 is shown as IPv4.
     [[nodiscard]] std::string to_string() const;
 };

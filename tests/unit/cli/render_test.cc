@@ -73,6 +73,45 @@ TEST(LiveLine, KeepsControlCharactersOut) {
     EXPECT_EQ(render_live_line(view, 80), "a [2Jb c");
 }
 
+TransportView fallen_back() {
+    return {.uri = "tcp:h:1",
+            .name = "tcp",
+            .connection = "tcp a -> b, 2 lanes",
+            .attempts = {{.uri = "rdma:h:1", .reason = "no RDMA device\x1b"}}};
+}
+
+TEST(Transport, IsOnTheLiveLineWithWhatCouldNotBeUsed) {
+    ProgressView view = full_view();
+    view.snapshot.transport = fallen_back();
+    EXPECT_TRUE(render_live_line(view, 200).ends_with("4 lanes  by tcp  (rdma:h:1: no RDMA device )"));
+    EXPECT_TRUE(render_live_line(view, 110).contains("by tcp")) << render_live_line(view, 110);
+    view.snapshot.transport->attempts.clear();
+    EXPECT_TRUE(render_live_line(view, 200).ends_with("4 lanes  by tcp"));
+    view.snapshot.transport = TransportView{};
+    EXPECT_TRUE(render_live_line(view, 200).ends_with("4 lanes"));
+    view.snapshot.transport->attempts = fallen_back().attempts;
+    EXPECT_TRUE(render_live_line(view, 200).contains("no transport yet"));
+    for (std::size_t width = 0; width <= 200; ++width) {
+        EXPECT_LE(render_live_line(view, width).size(), width);
+    }
+}
+
+TEST(Transport, IsInStatusSummaryAndJson) {
+    ProgressView view = full_view();
+    view.snapshot.transport = fallen_back();
+    const std::string status = render_status(view);
+    EXPECT_TRUE(status.contains("transport           tcp:h:1 (tcp a -> b, 2 lanes)\n")) << status;
+    EXPECT_TRUE(status.contains("could not use       rdma:h:1: no RDMA device \n")) << status;
+    EXPECT_TRUE(render_summary({.last = view.snapshot}).contains("by tcp (rdma:h:1: no RDMA device )"));
+    const json expected{{"uri", "tcp:h:1"},
+                        {"name", "tcp"},
+                        {"connection", "tcp a -> b, 2 lanes"},
+                        {"attempts", {{{"uri", "rdma:h:1"}, {"reason", "no RDMA device\x1b"}}}}};
+    EXPECT_EQ(json::parse(json_progress(view))["transport"], expected);
+    EXPECT_EQ(json::parse(json_summary({.last = view.snapshot}, 0, {}))["transport"], expected);
+    EXPECT_FALSE(json::parse(json_progress(full_view())).contains("transport"));
+}
+
 TEST(StateLine, HasTimeAndState) {
     const std::string line = render_state_line({.status = "postcopy-active", .time = microseconds{1'000'000'000'123'456}});
     EXPECT_EQ(line.substr(line.find(':') + 4), "40.123  postcopy-active");

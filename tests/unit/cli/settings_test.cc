@@ -51,11 +51,13 @@ TEST(Arguments, CarryEverythingThatWasAskedFor) {
     settings.downtime_limit = 50;
     settings.max_bandwidth = 0;
     settings.lanes = 4;
+    settings.rdma = "off";
     EXPECT_EQ(
         capability_arguments(settings).value(),
         json::parse(R"({"capabilities": [{"capability": "events", "state": true}, {"capability": "multifd", "state": false}]})"));
     EXPECT_EQ(parameter_arguments(settings, {{"cpu-throttle-initial", 20}}).value(),
-              json::parse(R"({"cpu-throttle-initial": 30, "downtime-limit": 50, "max-bandwidth": 0, "multifd-channels": 4})"));
+              json::parse(R"({"cpu-throttle-initial": 30, "downtime-limit": 50, "max-bandwidth": 0, "multifd-channels": 4,
+                          "x-pageferry-rdma": "off"})"));
 }
 
 TEST(Arguments, AreAllOrNothing) {

@@ -37,6 +37,20 @@ TEST(Snapshots, ReadTheReasonOfAFailure) {
     EXPECT_EQ(now.error, "Connection refused");
 }
 
+TEST(Snapshots, ReadWhichTransportCarriesIt) {
+    const json answer = json::parse(R"({"status": "active", "x-pageferry-transport": {"uri": "tcp:h:1", "name": "tcp", "lanes": 2,
+        "connection": "c", "attempts": [{"uri": "rdma:h:1", "phase": "open", "reason": "no device", "error-desc": "long"},
+                                        {"uri": "rdma:h:2", "error-desc": "long"}, 5, {"uri": 5}]}})");
+    const TransportView expected{
+        .uri = "tcp:h:1",
+        .name = "tcp",
+        .connection = "c",
+        .attempts = {{.uri = "rdma:h:1", .reason = "no device"}, {.uri = "rdma:h:2", .reason = "long"}, {}}};
+    EXPECT_EQ(parse_snapshot(answer).transport, expected);
+    EXPECT_EQ(parse_snapshot(json{{"status", "active"}}).transport, std::nullopt);
+    EXPECT_EQ(parse_snapshot(json{{"x-pageferry-transport", 5}}).transport, std::nullopt);
+}
+
 TEST(Snapshots, TakeAnythingForMissing) {
     EXPECT_EQ(parse_snapshot(json::object()).status, "none");
     EXPECT_EQ(parse_snapshot(json{}).status, "none");

@@ -71,15 +71,14 @@ protected:
         options.session = {};
         destination_ = std::make_unique<Destination>(
             DestinationConfig{.blocks = again(*destination_process_),
-                              .transport = transport_,
-                              .uri = "tcp:127.0.0.1:0",
+                              .candidates = by_tcp("tcp:127.0.0.1:0"),
                               .options = options,
                               .page = &destination_page_,
                               .turned_away = [this](const Error& error) { turned_away_.push_back(error); }},
             destination_guest_, destination_machine_);
         auto uri = destination_->listen();
         ASSERT_TRUE(uri) << uri.error().to_string();
-        uri_ = *uri;
+        uri_ = uri->front();
         ASSERT_TRUE(destination_machine_.transition(Status::setup, statemachine::Cause::requested));
     }
     void start_destination() {
@@ -96,16 +95,17 @@ protected:
         auto attempt = std::make_unique<Attempt>();
         auto tracker = memory::make_dirty_tracker(process.handles());
         EXPECT_TRUE(tracker) << tracker.error().to_string();
-        attempt->source =
-            std::make_unique<Source>(SourceConfig{.blocks = again(process),
-                                                  .tracker = std::move(*tracker),
-                                                  .peer = {.transport = transport_, .uri = uri_, .options = options_},
-                                                  .pause_before_switchover = pause,
-                                                  .page = &attempt->page},
-                                     source_guest_, attempt->machine);
+        attempt->source = std::make_unique<Source>(SourceConfig{.blocks = again(process),
+                                                                .tracker = std::move(*tracker),
+                                                                .peer = {.candidates = by_tcp(uri_), .options = options_},
+                                                                .pause_before_switchover = pause,
+                                                                .page = &attempt->page},
+                                                   source_guest_, attempt->machine);
         EXPECT_TRUE(attempt->machine.transition(Status::setup, statemachine::Cause::requested));
         return attempt;
     }
+
+    std::vector<Candidate> by_tcp(const std::string& uri) { return {Candidate{.uri = uri, .transport = *transport_}}; }
 
     std::optional<transport::Transport> transport_;
     transport::Options options_;
@@ -231,10 +231,9 @@ TEST_F(Precopy, CancelledInTheMiddleItMovesAtTheNextAttempt) {
     HypervisorProcess fresh_process{page, two_blocks};
     FakeDestinationGuest fresh_guest;
     Destination second{
-        DestinationConfig{
-            .blocks = again(fresh_process), .transport = transport_, .uri = "tcp:127.0.0.1:0", .page = &destination_page_},
+        DestinationConfig{.blocks = again(fresh_process), .candidates = by_tcp("tcp:127.0.0.1:0"), .page = &destination_page_},
         fresh_guest, fresh};
-    uri_ = second.listen().value();
+    uri_ = second.listen().value().front();
     ASSERT_TRUE(fresh.transition(Status::setup, statemachine::Cause::requested));
     destination_done_ = std::async(std::launch::async, [&] { return second.run(); });
     const auto again_attempt = make_source(source_process_);
@@ -303,7 +302,7 @@ TEST_F(Precopy, LostAfterThePermitItIsSettledByTheNextConnection) {
         options.epoch = epoch;
         options.session.fill(session);
         statemachine::Machine machine{Side::source, attempt->events, Status::postcopy_recover_setup};
-        Settlement settlement{PeerConfig{.transport = transport_, .uri = uri_, .options = options}, true, machine};
+        Settlement settlement{PeerConfig{.candidates = by_tcp(uri_), .options = options}, true, machine};
         const auto done = settlement.run();
         return std::pair{done.has_value(), machine.status()};
     };
@@ -324,19 +323,18 @@ TEST_F(Precopy, ADestinationStartedAnewRunsTheGuestWhenThePermitComesAgain) {
     statemachine::EventQueue events;
     statemachine::Machine machine{Side::destination, events, Status::postcopy_paused};
     Destination anew{DestinationConfig{.blocks = {},
-                                       .transport = transport_,
-                                       .uri = "tcp:127.0.0.1:0",
+                                       .candidates = by_tcp("tcp:127.0.0.1:0"),
                                        .options = options,
                                        .page = &destination_page_,
                                        .unsettled = Unsettled{.session = options_.session, .epoch = 3, .ran = false}},
                      destination_guest_, machine};
-    uri_ = anew.listen().value();
+    uri_ = anew.listen().value().front();
     auto done = std::async(std::launch::async, [&] { return anew.run(); });
     options = options_;
     options.epoch = 4;
     statemachine::EventQueue source_events;
     statemachine::Machine source_machine{Side::source, source_events, Status::postcopy_recover_setup};
-    Settlement settlement{PeerConfig{.transport = transport_, .uri = uri_, .options = options}, false, source_machine};
+    Settlement settlement{PeerConfig{.candidates = by_tcp(uri_), .options = options}, false, source_machine};
     const auto settled = settlement.run();
     EXPECT_TRUE(settled) << settled.error().to_string();
     EXPECT_TRUE(done.get());

@@ -16,7 +16,7 @@ using nlohmann::json;
 MoverStart some_start() {
     MoverStart start;
     start.side = statemachine::Side::destination;
-    start.uri = "rdma:[fe80::1%eth0]:4444?lanes=3";
+    start.uris = {"rdma:[fe80::1%eth0]:4444?lanes=3", "tcp:h:1"};
     for (std::size_t i = 0; i < start.session.size(); ++i) {
         start.session[i] = static_cast<std::uint8_t>(0xf1 - 13 * i);
     }
@@ -46,7 +46,7 @@ json over_the_link(const json& message) {
 
 void expect_same(const MoverStart& a, const MoverStart& b) {
     EXPECT_EQ(a.side, b.side);
-    EXPECT_EQ(a.uri, b.uri);
+    EXPECT_EQ(a.uris, b.uris);
     EXPECT_EQ(a.session, b.session);
     EXPECT_EQ(a.lanes, b.lanes);
     EXPECT_EQ(a.dead_peer, b.dead_peer);
@@ -81,7 +81,7 @@ TEST(MoverStart, ComesOverTheLinkWithEveryField) {
 
 TEST(MoverStart, ComesOverTheLinkWithWhatIsThereByDefault) {
     MoverStart start;
-    start.uri = "tcp:host:4444";
+    start.uris = {"tcp:host:4444"};
     start.blocks = {{.name = "pc.ram", .length = 4096}};
     expect_round_trip(start);
 }
@@ -106,7 +106,7 @@ TEST(MoverStart, SettlesWithoutBlocksAndOnlyThen) {
 }
 
 TEST(MoverStart, IsRefusedWithoutWhatItNeeds) {
-    for (const char* field : {"type", "side", "uri", "session", "lanes", "dead-peer-ms", "blocks"}) {
+    for (const char* field : {"type", "side", "uris", "session", "lanes", "dead-peer-ms", "blocks"}) {
         json message = over_the_link(to_json(some_start()));
         ASSERT_EQ(message.erase(field), 1U) << field;
         const auto read = mover_start_from(message);
@@ -120,7 +120,9 @@ TEST(MoverStart, IsRefusedWithAWrongValueInWhatItNeeds) {
     const std::vector<std::pair<const char*, std::vector<json>>> wrong{
         {"type", {"", "Start", "start ", "status", 1, nullptr, json::array({"start"})}},
         {"side", {"", 0, true, nullptr, json::array({"source"}), json::object()}},
-        {"uri", {"", 1, nullptr, json::array({"tcp:host:1"}), json::object()}},
+        {"uris",
+         {"", 1, nullptr, "tcp:host:1", json::object(), json::array(), json::array({""}), json::array({"tcp:h:1", 1}),
+          json::array({std::string(1025, 'u')}), json(std::vector<std::string>(most_candidates + 1, "tcp:h:1"))}},
         {"session", {"", "00", 0, nullptr, std::string(31, '0'), std::string(33, '0'), std::string(31, '0') + "g"}},
         {"lanes", {0, -1, 2.0, "2", true, nullptr, 1e30}},
         {"dead-peer-ms", {0, -1, 1000.0, "1000", true, nullptr}},
@@ -252,7 +254,7 @@ TEST(ErrorMessage, WhatIsNoObjectIsAProtocolError) {
 
 json start_message() {
     MoverStart start;
-    start.uri = "tcp:host:4444";
+    start.uris = {"tcp:host:4444"};
     start.blocks = {{.name = "pc.ram", .length = 4096, .page_size = 4096}};
     return json::parse(to_json(start).dump());
 }

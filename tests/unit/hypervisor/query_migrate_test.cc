@@ -142,6 +142,34 @@ TEST_F(QueryMigrate, ADestinationHasItsStatusOnly) {
     }
 }
 
+TEST_F(QueryMigrate, ADestinationNamesEveryAddressItListensOn) {
+    const std::array<std::string, 3> uris{"rdma:[::1]:4444", "tcp:h:4445", "unix:/p"};
+    const json answer = query_migrate({.side = Side::destination, .status = Status::setup, .listening = uris});
+    EXPECT_EQ(answer["socket-address"], (json{{{"type", "inet"}, {"host", "::1"}, {"port", "4444"}},
+                                              {{"type", "inet"}, {"host", "h"}, {"port", "4445"}},
+                                              {{"type", "unix"}, {"path", "/p"}}}));
+    EXPECT_FALSE(query_migrate({.side = Side::destination, .status = Status::setup}).contains("socket-address"));
+}
+
+TEST_F(QueryMigrate, TheTransportIsShownOnEitherSideOnceItIsKnown) {
+    TransportReport report;
+    for (const Side side : {Side::source, Side::destination}) {
+        EXPECT_FALSE(
+            query_migrate({.side = side, .status = Status::setup, .transport = &report}).contains("x-pageferry-transport"));
+    }
+    report = {.candidate = 1,
+              .uri = "tcp:h:1",
+              .name = "tcp",
+              .connection = "a -> b",
+              .lanes = 2,
+              .attempts = {{.uri = "rdma:h:1", .phase = "open", .reason = "no device", .error_desc = "open: no device"}}};
+    for (const Side side : {Side::source, Side::destination}) {
+        const json answer = query_migrate({.side = side, .status = Status::active, .progress = &progress, .transport = &report});
+        EXPECT_EQ(answer["x-pageferry-transport"], shown(report));
+        EXPECT_FALSE(query_migrate({.side = side, .transport = &report}).contains("x-pageferry-transport")) << "before the first";
+    }
+}
+
 TEST_F(QueryMigrate, WithoutFiguresItHasItsStatusOnly) {
     const json answer = query_migrate({.status = Status::failed, .error = "no route", .total_time = milliseconds{5}});
     EXPECT_EQ(answer, (json{{"status", "failed"}, {"error-desc", "no route"}}));

@@ -70,7 +70,8 @@ public:
     [[nodiscard]] statemachine::Side side() const override { return at; }
     [[nodiscard]] statemachine::Status status() const override { return now; }
     void migrate(const MigrateRequest& request, Reply reply) override {
-        asked.push_back("migrate " + request.uris.at(0) + (request.resume ? " resume" : ""));
+        asked.push_back("migrate " + list(request.uris) + (request.as_asked ? "" : " instead") +
+                        (request.resume ? " resume" : ""));
         if (on_migrate) {
             on_migrate(std::move(reply));
         } else {
@@ -78,13 +79,16 @@ public:
         }
     }
     void migrate_incoming(const IncomingRequest& request, Reply reply) override {
-        asked.push_back("migrate-incoming " + request.uris.at(0) + (request.exit_on_error ? "" : " stay"));
+        asked.push_back("migrate-incoming " + list(request.uris) + (request.as_asked ? "" : " instead") +
+                        (request.exit_on_error ? "" : " stay"));
         reply({});
     }
     void migrate_cancel(Reply reply) override { note("migrate_cancel", reply); }
     void migrate_continue(Reply reply) override { note("migrate-continue", reply); }
     void migrate_pause(Reply reply) override { note("migrate-pause", reply); }
-    void migrate_recover(const std::string& uri, Reply reply) override { note("migrate-recover " + uri, reply); }
+    void migrate_recover(const std::vector<std::string>& uris, Reply reply) override {
+        note("migrate-recover " + list(uris), reply);
+    }
     void migrate_start_postcopy(Reply reply) override { note("migrate-start-postcopy", reply); }
     [[nodiscard]] json query_migrate() const override { return {{"status", "fake"}}; }
     bool hold_run_state(bool run) override {
@@ -108,6 +112,13 @@ public:
     void parameters_changed(const Parameters&) override { asked.emplace_back("parameters"); }
 
 private:
+    static std::string list(const std::vector<std::string>& uris) {
+        std::string text;
+        for (const auto& uri : uris) {
+            text += (text.empty() ? "" : " ") + uri;
+        }
+        return text;
+    }
     void note(std::string what, const Reply& reply) {
         asked.push_back(std::move(what));
         reply({});

@@ -70,8 +70,8 @@ TEST_F(Commands, MigrateGoesToTheService) {
     EXPECT_EQ(run("migrate", {{"uri", "tcp:h:1"}, {"detach", true}}), done);
     EXPECT_EQ(run("migrate", {{"uri", "chaos:h:1"}}), done);
     EXPECT_EQ(run("migrate", {{"uri", "rdma:[fe80::1%eth0]:4444"}, {"resume", false}}), done);
-    EXPECT_EQ(service.asked,
-              (std::vector<std::string>{"migrate tcp:h:1", "migrate chaos:h:1", "migrate rdma:[fe80::1%eth0]:4444"}));
+    EXPECT_EQ(service.asked, (std::vector<std::string>{"migrate tcp:h:1", "migrate chaos:h:1",
+                                                       "migrate rdma:[fe80::1%eth0]:4444 tcp:[fe80::1%eth0]:4444"}));
 }
 
 TEST_F(Commands, ChannelsAreReadAsAddresses) {
@@ -82,8 +82,8 @@ TEST_F(Commands, ChannelsAreReadAsAddresses) {
         done);
     EXPECT_EQ(run("migrate", channels({{"transport", "socket"}, {"type", "unix"}, {"path", "/p"}})), done);
     EXPECT_EQ(run("migrate", channels({{"transport", "rdma"}, {"host", "h"}, {"port", "1"}})), done);
-    EXPECT_EQ(service.asked,
-              (std::vector<std::string>{"migrate tcp:h:1", "migrate tcp:[::1]:1", "migrate unix:/p", "migrate rdma:h:1"}));
+    EXPECT_EQ(service.asked, (std::vector<std::string>{"migrate tcp:h:1", "migrate tcp:[::1]:1", "migrate unix:/p",
+                                                       "migrate rdma:h:1 tcp:h:1"}));
     EXPECT_EQ(error("migrate", channels({{"transport", "pigeon"}})), "Parameter 'transport' does not accept value 'pigeon'");
     EXPECT_EQ(error("migrate", channels({{"transport", "rdma"}, {"host", "h"}})), "Parameter 'channels[0].addr.port' is missing");
     EXPECT_EQ(error("migrate", {{"channels", {5}}}), "Invalid parameter type for 'channels[0]', expected: object");
@@ -96,6 +96,54 @@ TEST_F(Commands, ChannelsAreReadAsAddresses) {
     json both = channels({{"transport", "rdma"}, {"host", "h"}, {"port", "1"}});
     both["uri"] = "tcp:h:1";
     EXPECT_EQ(error("migrate-incoming", both), "need either 'uri' or 'channels' argument");
+}
+
+TEST_F(Commands, SeveralUrisAreAllOfOurs) {
+    const auto uris = [](const json& list) { return json{{"uris", list}}; };
+    EXPECT_EQ(run("migrate", uris({"unix:/p", "tcp:h:1", "unix:/p"})), done);
+    EXPECT_EQ(run("migrate", uris({"chaos:h:1"})), done);
+    EXPECT_EQ(service.asked, (std::vector<std::string>{"migrate unix:/p tcp:h:1", "migrate chaos:h:1"}));
+    EXPECT_EQ(error("migrate", uris({"tcp:h:1", "exec:cat"})),
+              "'uris' is for migrations that Pageferry carries, exec:cat is QEMU's own: give it as 'uri'");
+    EXPECT_EQ(error("migrate", uris({"tcp:h:1", "bogus:1"})), "unknown migration protocol: bogus:1");
+    EXPECT_NE(error("migrate", uris({"tcp:h:1", "tcp:h"})), "");
+    EXPECT_EQ(error("migrate", uris(json::array())), "Parameter 'uris' expects 1 to 8 URIs");
+    EXPECT_EQ(error("migrate", uris(std::vector<std::string>(9, "tcp:h:1"))), "Parameter 'uris' expects 1 to 8 URIs");
+    EXPECT_EQ(run("migrate", uris(std::vector<std::string>(8, "tcp:h:1"))), done);
+    EXPECT_EQ(service.asked.back(), "migrate tcp:h:1");
+    EXPECT_EQ(error("migrate", uris("tcp:h:1")), "Invalid parameter type for 'uris', expected: array");
+    EXPECT_EQ(error("migrate", uris({"tcp:h:1", 5})), "Invalid parameter type for 'uris[1]', expected: string");
+    EXPECT_EQ(error("migrate", {{"uri", "tcp:h:1"}, {"uris", {"tcp:h:1"}}}),
+              "need only one of the arguments 'uri', 'channels' and 'uris'");
+    service.at = Side::destination;
+    EXPECT_EQ(run("migrate-incoming", uris({"rdma:h:1", "unix:/p"})), done);
+    EXPECT_EQ(service.asked.back(), "migrate-incoming rdma:h:1 unix:/p");
+}
+
+TEST_F(Commands, ThePolicyForRdmaChoosesTheTransports) {
+    const auto set = [&](const char* policy) {
+        EXPECT_EQ(run("migrate-set-parameters", {{"x-pageferry-rdma", policy}}), done);
+        EXPECT_EQ(run("query-migrate-parameters")["return"]["x-pageferry-rdma"], policy);
+    };
+    EXPECT_EQ(run("query-migrate-parameters")["return"]["x-pageferry-rdma"], "preferred");
+    EXPECT_EQ(run("migrate", {{"uri", "rdma:h:1"}}), done);
+    EXPECT_EQ(service.asked.back(), "migrate rdma:h:1 tcp:h:1");
+    set("required");
+    EXPECT_EQ(run("migrate", {{"uris", {"tcp:h:1", "rdma:h:1"}}}), done);
+    EXPECT_EQ(service.asked.back(), "migrate rdma:h:1 instead");
+    EXPECT_TRUE(error("migrate", {{"uri", "tcp:h:1"}}).contains("is 'required', but no rdma: URI is given"));
+    set("off");
+    EXPECT_EQ(run("migrate", {{"uri", "rdma:h:1"}}), done);
+    EXPECT_EQ(service.asked.back(), "migrate tcp:h:1 instead");
+    EXPECT_EQ(error("migrate-set-parameters", {{"x-pageferry-rdma", "maybe"}}),
+              "Parameter 'x-pageferry-rdma' does not accept value 'maybe'");
+    service.at = Side::destination;
+    set("required");
+    EXPECT_NE(error("migrate-incoming", {{"uri", "tcp:h:1"}}), "");
+    EXPECT_EQ(run("migrate-incoming", {{"uri", "rdma:h:1"}}), done) << "the refused one has not begun";
+    service.now = Status::postcopy_paused;
+    EXPECT_EQ(run("migrate-recover", {{"uris", {"rdma:h:1", "tcp:h:2"}}}), done);
+    EXPECT_EQ(service.asked.back(), "migrate-recover rdma:h:1");
 }
 
 TEST_F(Commands, FdExecAndFileAreHandedToQemu) {

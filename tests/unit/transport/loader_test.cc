@@ -76,6 +76,26 @@ private:
     std::optional<std::string> old_;
 };
 
+TEST(Loader, RdmaSaysWhatItNeeds) {
+    if (find_plugin("rdma", plugins)) {
+        GTEST_SKIP() << "it is there";
+    }
+    const Error error = refused("rdma");
+    EXPECT_TRUE(holds(error, "pageferry-transport-rdma.so")) << error.to_string();
+    for (const char* package : {"libibverbs-dev", "librdmacm-dev", "libibverbs1", "librdmacm1", "ibverbs-providers"}) {
+        EXPECT_TRUE(holds(error, package)) << error.to_string();
+    }
+}
+
+TEST(Loader, AMissingLibraryIsGivenItsPackage) {
+    const std::string cannot = ": cannot open shared object file: No such file or directory";
+    EXPECT_NE(remedy_for("libibverbs.so.1" + cannot).find("libibverbs1 and ibverbs-providers"), std::string::npos);
+    EXPECT_NE(remedy_for("librdmacm.so.1" + cannot).find("librdmacm1"), std::string::npos);
+    EXPECT_EQ(remedy_for("libother.so.3" + cannot), "install the package that has libother.so.3");
+    EXPECT_EQ(remedy_for("/a/pageferry-transport-x.so: undefined symbol: y"), "");
+    EXPECT_EQ(remedy_for(""), "");
+}
+
 TEST(Loader, LoadsAndUnloadsWithTheLastUser) {
     const fs::path file = plugins[0] / plugin_file("good");
     ASSERT_FALSE(is_loaded(file));

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <vector>
 
-namespace pageferry::tcp {
+namespace pageferry::plugin {
 
 template <class T>
 class Ring {
@@ -19,6 +19,8 @@ public:
     // The i-th from the front; i < size().
     [[nodiscard]] T& at(std::size_t i) { return items_[(first_ + i) % items_.size()]; }
     [[nodiscard]] T& front() { return at(0); }
+    // Not empty.
+    [[nodiscard]] T& back() { return at(size_ - 1); }
     // Not full.
     void push(const T& item) {
         items_[(first_ + size_) % items_.size()] = item;
@@ -39,4 +41,4 @@ private:
     std::size_t size_ = 0;
 };
 
-} // namespace pageferry::tcp
+} // namespace pageferry::plugin

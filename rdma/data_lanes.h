@@ -1,0 +1,123 @@
+// Pushes and pulls, from the moment they are taken until their completion is fetched: cut at the borders of memory regions,
+// neighbours put together again, given to whichever lane has least to do, posted in batches, signalled once a batch.
+//
+// All memory of the data path is taken when it is made.
+//
+// The caller's own thread posts and polls; nothing is handed to another one. What waits for a region to be registered is posted
+// by whoever comes by next: poll(), fence(), or the service thread that brings the news.
+//
+// Threads: as the ABI allows; region_*() and fenced() on the service thread.
+#pragma once
+
+#include "rdma/control_lane.h"
+#include "rdma/kit.h"
+#include "rdma/lane_set.h"
+#include "rdma/pump.h"
+#include "rdma/region_table.h"
+#include "transport/plugin/memory_table.h"
+#include "transport/plugin/op_kind.h"
+#include "transport/plugin/ring.h"
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace pageferry::rdma {
+
+class DataLanes {
+public:
+    // Regions that have to be registered at both ends; soon: something waits for them. Called under the lock.
+    using Want = std::function<void(std::span<const Region> regions, bool soon)>;
+
+    DataLanes(LaneSet& set, const Ending& ending, Fd kick, std::size_t depth, Want want, ControlLane::Fail fail);
+
+    void set_memory(const MemoryTable& table); // once
+    void prepare(std::span<const pf_extent> extents);
+    // Extents that the memory table has allowed. How many were taken; 0: queue full.
+    Outcome<std::size_t> submit(OpKind kind, std::span<const pf_extent> extents);
+    Outcome<std::size_t> poll(std::span<pf_completion> completions, const Deadline& deadline);
+    Outcome<void> fence(const Deadline& deadline);
+
+    void region_local(std::uint32_t number, std::uint32_t key);
+    void region_remote(std::uint32_t number, std::uint64_t address, std::uint32_t key);
+    void fenced(std::uint32_t number);
+    // The region of that number, as it is now. Nothing: there is none.
+    std::optional<Region> region(std::uint32_t number);
+
+    // For how long nothing has completed though something is under way; 0: nothing is.
+    Clock::duration stalled_for();
+    [[nodiscard]] std::uint64_t bytes_pushed() const { return pushed_.load(std::memory_order_relaxed); }
+    [[nodiscard]] std::uint64_t bytes_pulled() const { return pulled_.load(std::memory_order_relaxed); }
+
+private:
+    struct Op {
+        pf_extent extent{};
+        OpKind kind = OpKind::push;
+        std::uint64_t taken = 0;   // bytes given to lanes
+        std::uint32_t pending = 0; // requests under way
+    };
+    // What one posted request was for: so many operations, from the front of the lane's list.
+    struct Posted {
+        std::uint64_t sequence = 0;
+        std::uint32_t operations = 0; // 0: a fence
+        std::uint64_t bytes = 0;
+    };
+    struct Queue { // of one kind
+        std::vector<std::uint32_t> free;
+        Ring<std::uint32_t> waiting; // not wholly posted, oldest first
+    };
+    struct DataLane {
+        Lane* lane = nullptr;
+        std::uint32_t number = 0;       // in wr_id
+        std::uint64_t sequence = 0;     // of the last posted request
+        Ring<Posted> posted;            // not known to be complete
+        Ring<std::uint32_t> operations; // that they were for
+        std::uint64_t bytes = 0;        // under way
+        bool unfenced = false;          // a push was posted since the last fence
+        Clock::time_point moved;        // when something last completed, or the first was posted
+    };
+    // Requests that go to a lane with one call.
+    static constexpr std::size_t batch = 16;
+    static constexpr std::uint64_t batch_bytes = std::uint64_t{2} << 20;
+    static constexpr std::uint64_t longest = std::uint64_t{2} << 20; // of one request
+    static constexpr std::uint32_t reserved = 4;                     // requests of each lane kept for fences
+
+    void handle(const ibv_wc& completion);
+    void complete(DataLane& lane, std::uint64_t through);
+    void advance();
+    void advance(Queue& queue, std::span<DataLane> lanes);
+    // false: nothing could be posted now.
+    bool post_some(Queue& queue, std::span<DataLane> lanes);
+    DataLane* least_busy(std::span<DataLane> lanes) const;
+    bool post(DataLane& lane, ibv_send_wr* first);
+    bool post_fences(std::uint32_t number);
+    void cover(std::span<const pf_extent> extents, bool soon);
+    [[nodiscard]] bool has_room(DataLane& lane) const;
+    [[nodiscard]] Queue& queue_of(OpKind kind) { return queues_[static_cast<std::size_t>(kind)]; }
+
+    LaneSet& set_;
+    const Ending& ending_;
+    const Want want_;
+    const ControlLane::Fail fail_;
+    std::mutex mutex_;
+    Pump pump_;
+    std::optional<RegionTable> regions_;
+    const MemoryTable* table_ = nullptr;
+    std::vector<Op> ops_;
+    std::vector<Queue> queues_;   // by kind
+    Ring<std::uint32_t> done_;    // completed, until poll() has told
+    std::vector<DataLane> lanes_; // bulk, then urgent
+    std::uint32_t fences_ = 0;    // asked for
+    std::uint32_t fenced_ = 0;    // answered
+    std::vector<std::uint32_t> added_;
+    std::vector<Region> wanted_;
+    std::atomic<std::uint64_t> pushed_{0};
+    std::atomic<std::uint64_t> pulled_{0};
+};
+
+} // namespace pageferry::rdma

@@ -1,0 +1,65 @@
+// Waits for completions: the thread that asks polls in bounds, then sleeps on the completion channel, so that an idle connection
+// costs nothing. Several threads may wait at once; one of them sleeps on the channel, and tells the others when something came.
+//
+// Threads: any, all under the owner's lock.
+#pragma once
+
+#include "base/fd.h"
+#include "rdma/handles.h"
+#include "rdma/kit.h"
+#include "transport/plugin/deadline.h"
+#include "transport/plugin/ending.h"
+#include "transport/plugin/threads.h"
+
+#include <cstddef>
+#include <functional>
+#include <mutex>
+
+namespace pageferry::rdma {
+
+class Pump {
+public:
+    // handle is called for each completion, under the lock. The queue notifies the channel; both outlive the pump.
+    Pump(ibv_cq* queue, ibv_comp_channel* channel, const Ending& ending, Fd kick, std::function<void(const ibv_wc&)> handle)
+        : queue_(queue), channel_(channel), ending_(ending), kick_(std::move(kick)), handle_(std::move(handle)) {}
+
+    // Handles completions until done() is true, which it answers, or false: the deadline has passed, or the connection is over.
+    // Completions that are there are handled in any case.
+    template <class Done>
+    bool run(std::unique_lock<std::mutex>& lock, const Deadline& deadline, Done done) {
+        for (int idle = 0;;) {
+            idle = drain() > 0 ? 0 : idle + 1;
+            if (done()) {
+                return true;
+            }
+            if (ending_.over() || deadline.passed()) {
+                return false;
+            }
+            wait(lock, deadline, idle);
+        }
+    }
+    // All that is there now. How many completions it was.
+    std::size_t drain();
+    // Something a waiter's done() looks at has changed. Under the lock.
+    void notify();
+
+private:
+    static constexpr int busy_polls = 128; // some ten microseconds on a real machine
+
+    void wait(std::unique_lock<std::mutex>& lock, const Deadline& deadline, int idle);
+    void sleep(const Deadline& deadline) const;
+
+    ibv_cq* const queue_;
+    ibv_comp_channel* const channel_;
+    const Ending& ending_;
+    const Fd kick_; // wakes the one who sleeps
+    const std::function<void(const ibv_wc&)> handle_;
+    Condition changed_;
+    bool sleeping_ = false; // one thread, on the channel
+};
+
+// An eventfd that can be raised and taken back; the channel's descriptor made non-blocking.
+Result<Fd> make_kick();
+Result<void> set_nonblocking(int fd);
+
+} // namespace pageferry::rdma

@@ -1,0 +1,56 @@
+// Registers memory in the background: a few threads that populate a stretch first, so that pinning it finds every page there,
+// and then register it. Populating in parallel is where the time goes.
+//
+// Threads: any. Results are told on the registrar's threads.
+#pragma once
+
+#include "base/error.h"
+#include "rdma/handles.h"
+#include "rdma/kit.h"
+#include "transport/plugin/threads.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace pageferry::rdma {
+
+class Registrar {
+public:
+    struct Job {
+        std::byte* address = nullptr;
+        std::uint64_t length = 0; // bytes
+        int access = 0;           // IBV_ACCESS_*
+        std::function<void(Result<MemoryRegion>)> done;
+    };
+
+    // pd outlives it.
+    explicit Registrar(ibv_pd* pd) : pd_(pd) {}
+    ~Registrar(); // what is queued is dropped
+    Registrar(const Registrar&) = delete;
+    Registrar& operator=(const Registrar&) = delete;
+
+    // soon: before all that is queued and not soon. Starts the threads it needs. resources: no thread left.
+    Result<void> add(Job job, bool soon);
+    // Drops what is queued, and waits for what is being registered. Nothing is taken any more.
+    void stop();
+
+private:
+    void run();
+    [[nodiscard]] Result<MemoryRegion> carry_out(const Job& job) const;
+
+    ibv_pd* const pd_;
+    std::mutex mutex_;
+    Condition changed_;
+    std::deque<Job> soon_;
+    std::deque<Job> later_;
+    std::vector<std::thread> threads_;
+    std::size_t busy_ = 0;
+    bool stopped_ = false;
+};
+
+} // namespace pageferry::rdma

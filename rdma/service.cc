@@ -1,0 +1,580 @@
+#include "rdma/service.h"
+
+#include "rdma/cm_event.h"
+#include "transport/plugin/events.h"
+
+#include <arpa/inet.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+namespace pageferry::rdma {
+
+using std::chrono::milliseconds;
+
+namespace {
+
+constexpr milliseconds longest_sleep{1000};
+constexpr milliseconds patience_for_a_cause{200};
+constexpr std::uint64_t sent_mark = 1ULL << 32; // in wr_id: a send; else a receive, of that slot
+constexpr std::size_t most_notes = 8;
+
+int local_access(std::uint32_t rights) {
+    return (rights & PF_MEMORY_PULL_TARGET) != 0 ? IBV_ACCESS_LOCAL_WRITE : 0;
+}
+
+int remote_access(std::uint32_t rights) {
+    return ((rights & PF_MEMORY_PUSH_TARGET) != 0 ? IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE : 0) |
+           ((rights & PF_MEMORY_PULL_SOURCE) != 0 ? IBV_ACCESS_REMOTE_READ : 0);
+}
+
+} // namespace
+
+Service::Service(LaneSet& set, const Ending& ending, milliseconds dead_peer, Fd kick, std::function<void(Fault)> end)
+    : set_(set), lane_(*set.find(LaneKind::service, 0)), ending_(ending), dead_peer_(dead_peer), kick_(std::move(kick)),
+      end_(std::move(end)), registrar_(set.pd()) {}
+
+Service::~Service() {
+    stop();
+}
+
+Result<void> Service::start(DataLanes& data) {
+    data_ = &data;
+    auto device = DeviceEvents::of(set_.context());
+    if (!device) {
+        return std::unexpected{std::move(device.error())};
+    }
+    device_ = std::move(*device);
+    device_->subscribe(this, [this](const ibv_async_event& event) { device_event(event); });
+    auto thread = start_thread("rdma-service", [this] { run(); });
+    if (!thread) {
+        return std::unexpected{std::move(thread.error())};
+    }
+    thread_ = std::move(*thread);
+    return {};
+}
+
+void Service::stop() {
+    stop_ = true;
+    kick();
+    if (thread_.joinable()) {
+        thread_.join();
+    }
+    registrar_.stop();
+    if (device_) {
+        device_->unsubscribe(this);
+    }
+}
+
+void Service::kick() const {
+    raise_event(kick_.get());
+}
+
+void Service::set_memory(const MemoryTable& table) {
+    {
+        const std::scoped_lock lock{mutex_};
+        table_ = &table;
+    }
+    kick();
+}
+
+void Service::want(std::span<const Region> regions, bool soon) {
+    {
+        const std::scoped_lock lock{mutex_};
+        for (const Region& region : regions) {
+            wanted_.emplace_back(region, soon);
+        }
+    }
+    kick();
+}
+
+void Service::revoke() {
+    registrar_.stop(); // what is queued is dropped, what is under way has come to finished_
+    std::vector<MemoryRegion> gone;
+    std::vector<Finished> unfinished;
+    {
+        const std::scoped_lock lock{mutex_};
+        revoked_ = true;
+        gone = std::move(for_peer_);
+        unfinished = std::move(finished_);
+        for_peer_.clear();
+        finished_.clear();
+    }
+    // Deregistered here, on return.
+}
+
+// --- the thread
+
+int Service::milliseconds_to_wait() const {
+    return static_cast<int>(std::min<std::int64_t>(longest_sleep.count(), std::max<std::int64_t>(dead_peer_.count() / 8, 20)));
+}
+
+void Service::run() {
+    while (!stop_) {
+        take_work();
+        drain();
+        flush();
+        ask();
+        tick();
+        if (ibv_req_notify_cq(set_.service.queue.get(), 0) != 0) {
+            break;
+        }
+        drain(); // what came before the request
+        flush();
+        bool waits_for_a_cause = false;
+        {
+            const std::scoped_lock lock{mutex_};
+            waits_for_a_cause = consequence_.has_value();
+        }
+        std::array<pollfd, 3> watched{pollfd{.fd = set_.service.channel->fd, .events = POLLIN, .revents = 0},
+                                      pollfd{.fd = kick_.get(), .events = POLLIN, .revents = 0},
+                                      pollfd{.fd = set_.channel->fd, .events = POLLIN, .revents = 0}};
+        (void)::poll(watched.data(), watched.size(),
+                     waits_for_a_cause ? static_cast<int>(patience_for_a_cause.count() / 4) : milliseconds_to_wait());
+        if (watched[0].revents != 0) {
+            ibv_cq* queue = nullptr;
+            void* context = nullptr;
+            if (ibv_get_cq_event(set_.service.channel.get(), &queue, &context) == 0) {
+                ibv_ack_cq_events(queue, 1);
+            }
+        }
+        if (watched[1].revents != 0) {
+            eventfd_t taken = 0;
+            (void)::eventfd_read(kick_.get(), &taken);
+        }
+        if (watched[2].revents != 0) {
+            connection_manager();
+        }
+    }
+}
+
+void Service::take_work() {
+    std::vector<std::pair<Region, bool>> wanted;
+    std::vector<Finished> finished;
+    std::deque<ServiceMessage> asked;
+    {
+        const std::scoped_lock lock{mutex_};
+        wanted.swap(wanted_);
+        finished.swap(finished_);
+        if (table_ != nullptr) {
+            asked.swap(held_);
+        }
+    }
+    for (const auto& [region, soon] : wanted) {
+        begin(region, soon);
+    }
+    for (Finished& one : finished) {
+        finish(one);
+    }
+    for (const ServiceMessage& message : asked) {
+        answer(message);
+    }
+}
+
+Result<void> Service::register_memory(std::byte* address, std::uint64_t length, int access, bool soon, std::uint32_t number,
+                                      bool for_peer) {
+    return registrar_.add({.address = address,
+                           .length = length,
+                           .access = access,
+                           .done =
+                               [this, number, for_peer](Result<MemoryRegion> region) {
+                                   {
+                                       const std::scoped_lock lock{mutex_};
+                                       finished_.push_back(
+                                           Finished{.number = number, .for_peer = for_peer, .region = std::move(region)});
+                                   }
+                                   kick();
+                               }},
+                          soon);
+}
+
+void Service::begin(const Region& region, bool soon) {
+    if (auto begun = register_memory(region.address, region.length, local_access(region.access), soon, region.number, false);
+        !begun) {
+        end_now(Fault{.error = std::move(begun.error())});
+        return;
+    }
+    (soon ? ask_soon_ : ask_later_).push_back(region);
+}
+
+void Service::ask() {
+    while (asked_ < max_requests && !(ask_soon_.empty() && ask_later_.empty())) {
+        auto& queue = ask_soon_.empty() ? ask_later_ : ask_soon_;
+        const Region region = queue.front();
+        queue.pop_front();
+        ++asked_;
+        send({.type = ServiceMessage::Type::ask,
+              .number = region.number,
+              .block = region.block,
+              .offset = region.offset,
+              .length = region.length});
+    }
+    flush();
+}
+
+void Service::finish(Finished& finished) {
+    if (!finished.region) {
+        Fault fault{.error = std::move(finished.region.error())};
+        if (finished.for_peer) {
+            send({.type = ServiceMessage::Type::denied,
+                  .status = static_cast<std::uint16_t>(fault.error.code),
+                  .number = finished.number,
+                  .native = static_cast<std::uint32_t>(fault.error.native)});
+            flush();
+        }
+        end_now(std::move(fault));
+        return;
+    }
+    const ibv_mr* const region = finished.region->get();
+    if (!finished.for_peer) {
+        const std::uint32_t key = region->lkey;
+        local_.push_back(std::move(*finished.region));
+        data_->region_local(finished.number, key);
+        return;
+    }
+    const ServiceMessage answer{.type = ServiceMessage::Type::registered,
+                                .number = finished.number,
+                                .address = reinterpret_cast<std::uintptr_t>(region->addr),
+                                .key = region->rkey};
+    {
+        const std::scoped_lock lock{mutex_};
+        if (revoked_) {
+            return; // never told, and gone with `finished`
+        }
+        for_peer_.push_back(std::move(*finished.region));
+    }
+    send(answer);
+}
+
+// --- the service lane
+
+void Service::drain() {
+    std::array<ibv_wc, 32> completions; // NOLINT(cppcoreguidelines-pro-type-member-init): filled by the device
+    for (;;) {
+        const int count = ibv_poll_cq(set_.service.queue.get(), static_cast<int>(completions.size()), completions.data());
+        for (int i = 0; i < count; ++i) {
+            handle(completions[static_cast<std::size_t>(i)]);
+        }
+        if (count <= 0) {
+            return;
+        }
+        moved_ = Clock::now();
+    }
+}
+
+void Service::handle(const ibv_wc& completion) {
+    const Lane* const lane = set_.find(completion.qp_num);
+    if (lane == nullptr) {
+        return;
+    }
+    const bool was_sent = (completion.wr_id & sent_mark) != 0;
+    if (was_sent) {
+        --in_flight_;
+    }
+    if (completion.status != IBV_WC_SUCCESS) {
+        fail(fault_of(completion, lane->name), is_consequence(completion.status));
+        return;
+    }
+    if (was_sent) {
+        return;
+    }
+    if (lane->kind != LaneKind::service) {
+        if (auto posted = set_.post_data_receive(*lane); !posted) {
+            end_now(Fault{.error = std::move(posted.error()), .lane = lane->name.number});
+            return;
+        }
+        if (completion.opcode == IBV_WC_RECV_RDMA_WITH_IMM) {
+            fence_arrived(ntohl(completion.imm_data));
+        }
+        return;
+    }
+    const auto slot = static_cast<std::size_t>(completion.wr_id);
+    auto said =
+        decode_service({set_.service_buffer.at(slot * service_bytes), std::min<std::size_t>(completion.byte_len, service_bytes)});
+    if (auto posted = set_.post_service_receive(slot); !posted) {
+        end_now(Fault{.error = std::move(posted.error()), .lane = lane->name.number});
+        return;
+    }
+    if (!said) {
+        said.error().peer = lane_.name.peer;
+        end_now(Fault{.error = std::move(said.error()), .lane = lane->name.number});
+        return;
+    }
+    message(*said);
+}
+
+void Service::message(const ServiceMessage& message) {
+    switch (message.type) {
+    case ServiceMessage::Type::ask: {
+        bool there = false;
+        {
+            const std::scoped_lock lock{mutex_};
+            there = table_ != nullptr;
+            if (!there && held_.size() < max_requests) {
+                held_.push_back(message);
+            }
+        }
+        if (there) {
+            answer(message);
+        }
+        return;
+    }
+    case ServiceMessage::Type::registered:
+        asked_ -= asked_ > 0 ? 1 : 0;
+        data_->region_remote(message.number, message.address, message.key);
+        return;
+    case ServiceMessage::Type::denied: {
+        asked_ -= asked_ > 0 ? 1 : 0;
+        const auto region = data_->region(message.number);
+        const bool known = message.status > PF_AGAIN && message.status <= PF_INTERNAL;
+        Error error = make_error(known ? static_cast<ErrorCode>(message.status) : ErrorCode::refused, "register memory",
+                                 region ? std::to_string(region->length) + " bytes of RAM block " +
+                                              std::to_string(region->block) + " at " + std::to_string(region->offset)
+                                        : "a region",
+                                 "the peer could not register it, or does not allow it", "look into the peer's log");
+        error.peer = lane_.name.peer;
+        error.native = static_cast<int>(message.native);
+        end_now(Fault{.error = std::move(error), .lane = lane_.name.number});
+        return;
+    }
+    case ServiceMessage::Type::fenced: data_->fenced(message.number); return;
+    }
+}
+
+void Service::answer(const ServiceMessage& asked) {
+    const MemoryTable* table = nullptr;
+    bool revoked = false;
+    {
+        const std::scoped_lock lock{mutex_};
+        table = table_;
+        revoked = revoked_;
+    }
+    const auto deny = [&](const Error& why) {
+        send({.type = ServiceMessage::Type::denied,
+              .status = static_cast<std::uint16_t>(why.code),
+              .number = asked.number,
+              .native = static_cast<std::uint32_t>(why.native)});
+    };
+    if (revoked) {
+        deny(make_error(ErrorCode::state, "register memory", {}, "revoked"));
+        return;
+    }
+    constexpr std::uint32_t rights = PF_MEMORY_PUSH_TARGET | PF_MEMORY_PULL_SOURCE;
+    const auto address = table->at(asked.block, asked.offset, asked.length, rights);
+    if (!address) {
+        deny(address.error());
+        return;
+    }
+    const auto block = std::ranges::find(table->blocks(), asked.block, &Block::number);
+    if (auto begun = register_memory(*address, asked.length, remote_access(block->access), true, asked.number, true); !begun) {
+        deny(begun.error());
+        end_now(Fault{.error = std::move(begun.error())});
+    }
+}
+
+// A fence is there when the requests of all its lanes have come.
+void Service::fence_arrived(std::uint32_t immediate) {
+    const std::uint32_t number = immediate >> 8U;
+    const std::uint32_t lanes = immediate & 0xffU;
+    if (lanes == 0 || (!fences_.contains(number) && fences_.size() >= max_fences)) {
+        Error error = make_error(ErrorCode::protocol, "fence", "bulk lanes", "the peer sent a fence that is none");
+        error.peer = lane_.name.peer;
+        end_now(Fault{.error = std::move(error)});
+        return;
+    }
+    std::uint32_t& left = fences_.try_emplace(number, lanes).first->second;
+    if (--left == 0) {
+        fences_.erase(number);
+        send({.type = ServiceMessage::Type::fenced, .number = number});
+    }
+}
+
+void Service::send(const ServiceMessage& message) {
+    outgoing_.push_back(message);
+}
+
+void Service::flush() {
+    while (!outgoing_.empty() && in_flight_ < service_depth && !ending_.over()) {
+        std::byte* const at = set_.service_buffer.at((service_depth + next_slot_) * service_bytes);
+        const auto bytes = encode(outgoing_.front());
+        outgoing_.pop_front();
+        std::memcpy(at, bytes.data(), bytes.size());
+        ibv_sge piece{.addr = reinterpret_cast<std::uintptr_t>(at), .length = service_bytes, .lkey = set_.service_buffer.key()};
+        ibv_send_wr request{};
+        request.sg_list = &piece;
+        request.num_sge = 1;
+        request.opcode = IBV_WR_SEND;
+        request.send_flags = service_bytes <= lane_.inline_bytes ? IBV_SEND_SIGNALED | IBV_SEND_INLINE : IBV_SEND_SIGNALED;
+        next_slot_ = (next_slot_ + 1) % service_depth; // in order, so a slot's last use is complete when it comes round
+        post(request);
+    }
+}
+
+void Service::post(ibv_send_wr& request) {
+    request.wr_id = sent_mark;
+    if (in_flight_ == 0) {
+        moved_ = Clock::now();
+    }
+    ibv_send_wr* bad = nullptr;
+    if (const int error = ibv_post_send(lane_.qp(), &request, &bad); error != 0) {
+        Fault fault{.error = errno_error(error, "ibv_post_send", lane_.name.title + " (" + lane_.name.device + ")"),
+                    .lane = lane_.name.number};
+        fault.error.peer = lane_.name.peer;
+        end_now(std::move(fault));
+        return;
+    }
+    ++in_flight_;
+}
+
+// --- silence
+
+void Service::tick() {
+    std::optional<Fault> due;
+    {
+        const std::scoped_lock lock{mutex_};
+        if (consequence_ && Clock::now() >= consequence_at_) {
+            due = std::exchange(consequence_, std::nullopt);
+        }
+    }
+    if (due) {
+        end_now(std::move(*due));
+    }
+    if (!ending_.over()) {
+        watch_for_silence();
+    }
+}
+
+// The device's own retries are bounded, but not on every device by what they should be; and an idle connection sends nothing that
+// could fail. A write of no bytes asks the peer's device, not its processor.
+void Service::watch_for_silence() {
+    const auto silent =
+        std::max<Clock::duration>(data_->stalled_for(), in_flight_ > 0 ? Clock::now() - moved_ : Clock::duration{});
+    if (silent >= dead_peer_) {
+        Error error = make_error(ErrorCode::timed_out, "connection", lane_.name.device,
+                                 "the peer, or the path to it, has acknowledged nothing for " +
+                                     std::to_string(std::chrono::duration_cast<milliseconds>(silent).count()) + " ms",
+                                 "check the link, and that UDP port 4791 (RoCE v2) passes between the hosts");
+        error.peer = lane_.name.peer;
+        end_now(Fault{.error = std::move(error)});
+        return;
+    }
+    if (in_flight_ == 0 && Clock::now() - moved_ >= dead_peer_ / 4) {
+        ibv_send_wr request{};
+        request.opcode = IBV_WR_RDMA_WRITE;
+        request.send_flags = IBV_SEND_SIGNALED;
+        post(request);
+    }
+}
+
+// --- what happens by itself
+
+void Service::connection_manager() {
+    rdma_cm_event* raw = nullptr;
+    while (rdma_get_cm_event(set_.channel.get(), &raw) == 0) {
+        const CmEvent event{raw};
+        const Lane* const lane = set_.find(event->id);
+        Fault fault = fault_of(*event, lane_.name.peer, 0);
+        fault.lane = lane != nullptr ? lane->name.number : PF_LANE_NONE;
+        fault.error.object = lane != nullptr ? lane->name.title + " (" + lane->name.device + ")" : fault.error.object;
+        switch (event->event) {
+        case RDMA_CM_EVENT_DISCONNECTED:
+        case RDMA_CM_EVENT_DEVICE_REMOVAL: end_now(std::move(fault)); break;
+        case RDMA_CM_EVENT_TIMEWAIT_EXIT:
+        case RDMA_CM_EVENT_ESTABLISHED: break;
+        default: {
+            // Said of connections that go on working (unreachable after the carrier was lost, a new address): worth telling
+            // when the connection ends, and no reason to end it.
+            const std::scoped_lock lock{mutex_};
+            if (notes_.size() < most_notes) {
+                notes_.push_back(name_of(event->event));
+            }
+        }
+        }
+    }
+}
+
+void Service::device_event(const ibv_async_event& event) {
+    const auto of_a_pair = [&](const char* reason, ErrorCode code) {
+        const Lane* const lane = set_.find(event.element.qp->qp_num);
+        if (lane == nullptr || lane->qp() != event.element.qp) {
+            return; // another connection's
+        }
+        Error error = make_error(code, "connection", lane->name.title + " (" + lane->name.device + ")",
+                                 std::string{reason} + " (" + name_of(event.event_type) + ")");
+        error.peer = lane->name.peer;
+        fail(Fault{.error = std::move(error), .lane = lane->name.number}, true);
+    };
+    switch (event.event_type) {
+    case IBV_EVENT_QP_FATAL: of_a_pair("the device could not go on with the queue pair", ErrorCode::io); break;
+    case IBV_EVENT_QP_REQ_ERR: of_a_pair("the peer sent an invalid request", ErrorCode::protocol); break;
+    case IBV_EVENT_QP_ACCESS_ERR: of_a_pair("the peer asked for memory it may not touch", ErrorCode::permission); break;
+    case IBV_EVENT_DEVICE_FATAL:
+    case IBV_EVENT_CQ_ERR:
+        fail(Fault{.error =
+                       make_error(ErrorCode::io, "connection", lane_.name.device,
+                                  "the RDMA device has failed (" + name_of(event.event_type) + ")", "look into the kernel log")},
+             false);
+        break;
+    case IBV_EVENT_PORT_ERR: {
+        const std::scoped_lock lock{mutex_};
+        if (event.element.port_num == lane_.id->port_num) {
+            port_down_ = name_of(event.event_type);
+        }
+        break;
+    }
+    case IBV_EVENT_PORT_ACTIVE: {
+        const std::scoped_lock lock{mutex_};
+        if (event.element.port_num == lane_.id->port_num) {
+            port_down_.reset();
+        }
+        break;
+    }
+    case IBV_EVENT_GID_CHANGE:
+    case IBV_EVENT_LID_CHANGE:
+    case IBV_EVENT_PKEY_CHANGE: {
+        const std::scoped_lock lock{mutex_};
+        if (notes_.size() < most_notes) {
+            notes_.push_back(name_of(event.event_type));
+        }
+        break;
+    }
+    default: break;
+    }
+}
+
+void Service::fail(Fault fault, bool consequence) {
+    if (!consequence) {
+        end_now(std::move(fault));
+        return;
+    }
+    {
+        const std::scoped_lock lock{mutex_};
+        if (consequence_ || ending_.over()) {
+            return;
+        }
+        consequence_ = std::move(fault);
+        consequence_at_ = Clock::now() + patience_for_a_cause;
+    }
+    kick();
+}
+
+void Service::end_now(Fault fault) {
+    {
+        const std::scoped_lock lock{mutex_};
+        if (port_down_) {
+            fault.error.reason += "; the port of the RDMA device is down (" + *port_down_ + ")";
+            fault.error.remedy = "check the cable and `ip link`";
+            fault.error.code = fault.error.code == ErrorCode::closed ? ErrorCode::unreachable : fault.error.code;
+        }
+        for (std::size_t i = 0; i < notes_.size(); ++i) {
+            fault.error.reason += (i == 0 ? "; seen before: " : ", ") + notes_[i];
+        }
+    }
+    end_(std::move(fault));
+}
+
+} // namespace pageferry::rdma

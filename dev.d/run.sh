@@ -12,7 +12,7 @@ demo() {
         esac
         previous=$argument
     done
-    if [ -n "$in_lab" ]; then # before the build: RDMA's libraries are among them
+    if [ -n "$in_lab" ]; then
         packages lab
         lab_parts "$lab_kernel"
     fi

@@ -20,12 +20,11 @@ run_tests() {
         if ctest --test-dir build/release -N -L '^lab$' -R "$filter" | grep -q '^  Test '; then
             packages lab
             lab_parts "$lab_kernel"
-            build release # RDMA's libraries may be new
         fi
         run_ctest release -R "$filter"
     else
         check_format
-        [ -n "$quick" ] || ! check_lab || lab=yes # before the build: RDMA's libraries are among its packages
+        [ -n "$quick" ] || ! check_lab || lab=yes
         build release
         run_ctest release -LE '^lab$'
         [ -z "$lab" ] || test_lab

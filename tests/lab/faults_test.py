@@ -69,7 +69,8 @@ class Faults(unittest.TestCase):
 
     def failed(self, job, *patterns, timeout=PATIENCE):
         """It has ended with status 1, and what it said matches each of these."""
-        result = job.wait(timeout)
+        wait_until(lambda: not job.running, lambda: f"it ends; it is in\n{self.whereabouts()}", timeout)
+        result = job.wait()
         said = (result.stdout + result.stderr).decode(errors="replace")
         print(f"      {said.strip().splitlines()[-1] if said.strip() else 'nothing was said'}", file=sys.stderr)
         self.assertEqual(result.status, 1, said)
@@ -87,7 +88,12 @@ class Faults(unittest.TestCase):
         """Until so much more has been sent: the push is in the middle of it."""
         first = self.moved(machine)
         wait_until(lambda: self.moved(machine) > first + size or not job.running, "pages move")
-        self.assertTrue(job.running, "the push has ended already")
+        self.assertTrue(job.running, f"the push has ended already: {job.running or job.wait()}")
+
+    def whereabouts(self):
+        """Where in the kernel our programs' threads are."""
+        script = "for task in $(pidof pageferry-perf | xargs -n1 printf '/proc/%s/task/* '); do echo \"$(cat $task/comm):\"; cat $task/stack; done"
+        return "\n".join(f"{machine.name}: {machine.run(script).stdout.decode()}" for machine in self.machines())
 
     def assert_nothing_left(self):
         for job in self.jobs:

@@ -216,7 +216,9 @@ struct Table {
         });
     }
 
-    static constexpr pf_transport make(const char* name, const char* description, const char* const* schemes) {
+    // inspect is the ABI's own, where there is one.
+    static constexpr pf_transport make(const char* name, const char* description, const char* const* schemes,
+                                       int (*inspect)(char*, size_t, size_t*) = nullptr) {
         return pf_transport{
             .size = sizeof(pf_transport),
             .abi_version = PF_TRANSPORT_ABI_VERSION,
@@ -244,6 +246,7 @@ struct Table {
             .poll = poll,
             .fence = fence,
             .counters = counters,
+            .inspect = inspect,
         };
     }
 };

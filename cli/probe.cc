@@ -88,7 +88,7 @@ ExitCode listen(const ProbeOptions& options) {
     if (!loaded) {
         return complain(loaded.error());
     }
-    auto listener = loaded->listen(options.uri, transport::Options{.lanes = options.lanes, .memory_bytes = most_scratch});
+    auto listener = loaded->listen(options.uri, transport::Options{.lanes = options.lanes, .memory_bytes = probe_scratch});
     if (!listener) {
         return complain(listener.error());
     }

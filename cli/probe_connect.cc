@@ -18,8 +18,6 @@ using std::chrono::duration_cast;
 using std::chrono::microseconds;
 using std::chrono::steady_clock;
 
-constexpr std::uint64_t scratch_bytes = std::uint64_t{16} << 20;
-
 const char* name_of_phase(pf_phase phase) {
     switch (phase) {
     case PF_PHASE_RESOLVING_ADDRESS: return "resolving address";
@@ -114,7 +112,7 @@ ProbeReport probe_connection(const ProbeOptions& options, const std::function<vo
                                                                    .dead_peer = options.timeout,
                                                                    .handshake = options.timeout,
                                                                    .session = *session,
-                                                                   .memory_bytes = scratch_bytes});
+                                                                   .memory_bytes = probe_scratch});
     if (!connection) {
         phases.fail(std::move(connection.error()));
         return report;
@@ -127,7 +125,7 @@ ProbeReport probe_connection(const ProbeOptions& options, const std::function<vo
     report.lanes = connection->counters().lanes;
 
     const std::size_t before = report.phases.size();
-    ask_peer(std::move(*connection), *session, scratch_bytes, options.timeout, report);
+    ask_peer(std::move(*connection), *session, probe_scratch, options.timeout, report);
     for (std::size_t i = before; i < report.phases.size(); ++i) {
         told(report.phases[i]);
     }

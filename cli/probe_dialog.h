@@ -12,7 +12,8 @@
 
 namespace pageferry::cli {
 
-inline constexpr std::uint64_t most_scratch = std::uint64_t{64} << 20; // bytes that a listener shares
+inline constexpr std::uint64_t probe_scratch = std::uint64_t{16} << 20; // bytes that a prober pushes
+inline constexpr std::uint64_t most_scratch = std::uint64_t{64} << 20;  // bytes that a listener shares at most
 
 // The prober's side. Fills in peer, round trips and push; on failure failed_in and error. A destination that waits for a
 // migration is told that nothing more comes, and is left as it was. timeout: of each answer.

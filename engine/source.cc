@@ -159,9 +159,24 @@ Result<void> Source::exchange_extents() {
     if (!done) {
         return std::unexpected(done.error());
     }
+    // Only now: what is registered while the destination punches holes into it would not be what its guest sees.
+    PAGEFERRY_TRY(prepare(data));
     progress_.lanes = peer_.connection().counters().lanes;
     pusher_.emplace(peer_.connection(), progress_, config_.page->limits);
     return {};
+}
+
+// The first pass, for transports that register memory ahead of the pushes.
+Result<void> Source::prepare(const std::vector<std::vector<memory::Extent>>& data) {
+    std::vector<pf_extent> extents;
+    for (std::uint32_t block = 0; const auto& of_block : data) {
+        for (const auto& extent : of_block) {
+            extents.push_back(
+                pf_extent{.block = block, .reserved = 0, .offset = extent.offset, .length = extent.length, .cookie = 0});
+        }
+        ++block;
+    }
+    return peer_.connection().prepare(extents);
 }
 
 milliseconds Source::downtime_limit() const {

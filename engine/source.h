@@ -53,6 +53,7 @@ private:
     Result<void> migrate();
     Result<void> share_memory();
     Result<void> exchange_extents();
+    Result<void> prepare(const std::vector<std::vector<memory::Extent>>& data);
     Result<void> precopy();
     Result<void> collect();
     Result<void> round(bool paced);

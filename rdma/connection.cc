@@ -118,13 +118,9 @@ Connection::~Connection() {
     if (service_) {
         service_->stop();
     }
-    // Queue pairs go before everything else: then the peer cannot reach anything here. Their completions need no one any more.
     data_.reset();
     control_.reset();
-    if (service_) {
-        service_->revoke();
-    }
-    service_.reset();
+    service_.reset(); // deregisters what the peer could reach
     lanes_.reset();
 }
 

@@ -567,6 +567,7 @@ void Service::fail(Fault fault, bool consequence) {
             return;
         }
         consequence_ = std::move(fault);
+        consequence_->error.reason += "; nothing else was reported: the path to the peer may be dead";
         consequence_at_ = Clock::now() + patience_for_a_cause;
     }
     kick();

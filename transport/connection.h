@@ -104,6 +104,8 @@ public:
     // The plugin's own table, valid while this or anything made from it lives.
     [[nodiscard]] const pf_transport& abi() const { return *plugin_; }
     [[nodiscard]] Result<void> probe(const std::optional<std::string>& uri) const;
+    // What this host has for it: the plugin's own JSON, not parsed. Empty where the plugin tells nothing.
+    [[nodiscard]] Result<std::string> inspect() const;
     [[nodiscard]] Result<Listener> listen(const std::string& uri, const Options& options) const;
     [[nodiscard]] Result<Connection> open(const std::string& uri, const Options& options) const;
 

@@ -222,7 +222,18 @@ typedef struct pf_transport {
     int (*fence)(pf_connection* connection, int64_t timeout_ms, pf_error* error);
 
     int (*counters)(pf_connection* connection, pf_counters* counters);
+
+    /* Optional: NULL, or a table that ends before it, where there is nothing to tell. What this host has for this transport, as
+       one JSON object in UTF-8, for people and tools, any thread, no NUL at the end. *length is always set to what is needed;
+       PF_AGAIN when that is more than capacity, and then buffer (which may be NULL with capacity 0) is as it was. Its member
+       "findings" is an array of lines for people: {"what": "rxe0 port 1", "value": "active, Ethernet", "ok": false, "reason":
+       "...", "remedy": "..."}; "ok" is left out where there is nothing to judge, the last two where it is true. All other members
+       are the transport's own. */
+    int (*inspect)(char* buffer, size_t capacity, size_t* length);
 } pf_transport;
+
+/* Size of the smallest table of version 1: all that a caller may count on. */
+#define PF_TRANSPORT_SIZE_MIN offsetof(pf_transport, inspect)
 
 /* The one symbol a plugin exports. host_abi_version is the version of the host's header; a plugin that cannot serve it answers
  * NULL. */

@@ -221,8 +221,9 @@ struct Table {
         });
     }
 
+    // traits: PF_TRAIT_*. inspect is the ABI's own, where there is one.
     static constexpr pf_transport make(const char* name, const char* description, const char* const* schemes,
-                                       std::uint32_t traits = 0) {
+                                       std::uint32_t traits = 0, int (*inspect)(char*, size_t, size_t*) = nullptr) {
         return pf_transport{
             .size = sizeof(pf_transport),
             .abi_version = PF_TRANSPORT_ABI_VERSION,
@@ -253,6 +254,7 @@ struct Table {
             .poll = poll,
             .fence = fence,
             .counters = counters,
+            .inspect = inspect,
         };
     }
 };

@@ -92,8 +92,8 @@ Outcome<void> look(const char* uri) {
 
 constexpr const char* schemes[] = {"rdma", nullptr};
 
-constexpr pf_transport table =
-    Table<Connection, Listener, look>::make("rdma", "RDMA verbs: pages go straight from memory to memory", schemes, inspect);
+constexpr pf_transport table = Table<Connection, Listener, look>::make(
+    "rdma", "RDMA verbs: pages go straight from memory to memory", schemes, PF_TRAIT_PINS_MEMORY, inspect);
 
 } // namespace
 

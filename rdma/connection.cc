@@ -190,6 +190,14 @@ Outcome<void> Connection::prepare(std::span<const pf_extent> extents) {
     return {};
 }
 
+Outcome<void> Connection::memory_replaced() {
+    auto table = memory("register memory again");
+    if (!table) {
+        return std::unexpected{std::move(table.error())};
+    }
+    return service_->memory_replaced();
+}
+
 Outcome<void> Connection::revoke_memory(const Deadline& /*deadline*/) {
     // Also when the connection is over, though the answer is then its error. Deregistering waits for nothing that a peer does.
     if (state_.load() == State::running) {

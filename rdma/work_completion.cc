@@ -60,6 +60,8 @@ const char* name_of(ibv_wc_status status) {
     case IBV_WC_FATAL_ERR: return "IBV_WC_FATAL_ERR";
     case IBV_WC_RESP_TIMEOUT_ERR: return "IBV_WC_RESP_TIMEOUT_ERR";
     case IBV_WC_GENERAL_ERR: return "IBV_WC_GENERAL_ERR";
+    case IBV_WC_TM_ERR: return "IBV_WC_TM_ERR";
+    case IBV_WC_TM_RNDV_INCOMPLETE: return "IBV_WC_TM_RNDV_INCOMPLETE";
     default: return "an unknown status";
     }
 }

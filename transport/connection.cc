@@ -137,6 +137,14 @@ Result<void> Connection::prepare(std::span<const pf_extent> extents) {
     return {};
 }
 
+Result<void> Connection::memory_replaced() {
+    pf_error error = empty_error();
+    if (const int status = plugin_->memory_replaced(connection_, &error); status != PF_OK) {
+        return failed(status, error, "register memory again");
+    }
+    return {};
+}
+
 Result<void> Connection::revoke_memory(Milliseconds timeout) {
     pf_error error = empty_error();
     if (const int status = plugin_->revoke_memory(connection_, to_timeout(timeout), &error); status != PF_OK) {

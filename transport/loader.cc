@@ -40,6 +40,7 @@ const char* missing_function(const pf_transport& plugin) {
         {plugin.describe != nullptr, "describe"},
         {plugin.add_memory != nullptr, "add_memory"},
         {plugin.prepare != nullptr, "prepare"},
+        {plugin.memory_replaced != nullptr, "memory_replaced"},
         {plugin.revoke_memory != nullptr, "revoke_memory"},
         {plugin.send != nullptr, "send"},
         {plugin.receive != nullptr, "receive"},

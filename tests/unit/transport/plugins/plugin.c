@@ -62,6 +62,11 @@ static int prepare(pf_connection* connection, const pf_extent* extents, size_t c
     return PF_OK;
 }
 
+static int memory_replaced(pf_connection* connection, pf_error* error) {
+    (void)connection, (void)error;
+    return PF_OK;
+}
+
 static int send(pf_connection* connection, const void* message, size_t length, int64_t timeout_ms, pf_error* error) {
     (void)connection, (void)message, (void)length, (void)timeout_ms, (void)error;
     return PF_UNSUPPORTED;
@@ -148,6 +153,7 @@ static const pf_transport transport = {
     .describe = describe,
     .add_memory = add_memory,
     .prepare = prepare,
+    .memory_replaced = memory_replaced,
     .revoke_memory = wait,
     .send = send,
     .receive = receive,

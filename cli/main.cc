@@ -1,5 +1,6 @@
 // The pageferry command: reads the command line and calls the subcommand.
 #include "cli/commands.h"
+#include "cli/probe.h"
 #include "cli/units.h"
 
 #ifdef PAGEFERRY_HAVE_QEMU
@@ -36,6 +37,9 @@ constexpr const char* examples = R"(Examples:
   # another window, or a script
   pageferry status --qmp /run/vm.qmp --json
   pageferry cancel --qmp /run/vm.qmp
+  # what this host can do, and whether the other one can be reached
+  pageferry probe
+  pageferry probe rdma:dst.example:4444
 
 Every subcommand has its own --help. Environment: PAGEFERRY_TRANSPORT_PATH, directories with transport plugins.
 )";
@@ -135,6 +139,44 @@ void add_migrate_options(CLI::App& command, MigrateOptions& options) {
     command.footer(std::string{migrate_examples} + "\n" + exit_codes_help());
 }
 
+constexpr const char* probe_examples = R"(Examples:
+  pageferry probe                                     # this host: kernel, limits, QEMU, transports, RDMA devices
+  pageferry probe rdma:dst.example:4444               # the connection, phase by phase; a destination that waits is not disturbed
+  pageferry probe --listen rdma:0:4444                # on the other host, before there is any guest
+  pageferry probe --json tcp:dst.example:4444 | jq .push
+)";
+
+void add_probe_options(CLI::App& command, ProbeOptions& options) {
+    CLI::Option* uri =
+        command.add_option("URI", options.uri, "The connection to try: tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH")
+            ->type_name("");
+    command.add_flag("--json", options.json, "JSON, one object a line");
+    CLI::Option* listen =
+        command.add_flag("--listen", options.listen, "Waits at URI for probes from other hosts and answers them, until Ctrl-C")
+            ->needs(uri);
+    command.add_option("--count", options.count, "Ends after so many answered probes")
+        ->needs(listen)
+        ->check(CLI::Range(1U, 1'000'000U))
+        ->type_name("N");
+    command.add_option("--lanes", options.lanes, "Connections that carry pages side by side (default 2)")
+        ->needs(uri)
+        ->check(CLI::Range(1U, 64U))
+        ->type_name("N");
+    command
+        .add_option_function<double>(
+            "--timeout",
+            [&options](const double& seconds) {
+                options.timeout = std::chrono::milliseconds{static_cast<long long>(seconds * 1000)};
+            },
+            "Longest time to connect, and to wait for each answer, seconds (default 10)")
+        ->needs(uri)
+        ->check(CLI::Range(0.001, 86'400.0))
+        ->type_name("S");
+    command.footer(
+        std::string{probe_examples} +
+        "\nExit code 0: told, and with a URI the connection works; 1: it does not; 2: the command line or the URI is wrong.\n");
+}
+
 int run(int argc, char** argv) {
     CLI::App app{"Live migration over RDMA, with a TCP fallback, for the QEMU people already run.", "pageferry"};
     app.set_version_flag("--version", "pageferry " PAGEFERRY_VERSION);
@@ -176,6 +218,12 @@ int run(int argc, char** argv) {
                    "/run/vm.qmp\n\n" +
                    exit_codes_help());
     cancel->callback([&] { code = run_cancel(cancel_options); });
+
+    ProbeOptions probe_options;
+    CLI::App* probe =
+        app.add_subcommand("probe", "Tells what this host can do, and whether a connection comes up: when RDMA does not work");
+    add_probe_options(*probe, probe_options);
+    probe->callback([&] { code = run_probe(probe_options); });
 
 #ifdef PAGEFERRY_HAVE_QEMU
     // QEMU's options look like ours (-m, --version), so its command line is taken away before ours is read.

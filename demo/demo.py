@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A running guest moves from one QEMU to another on this machine, over TCP, and is checked afterwards.
+"""A running guest moves from one QEMU to another on this machine, over TCP unless said otherwise, and is checked afterwards.
 
 The guest rewrites its memory all the time. Two stock QEMUs are started, the guest is migrated live, and then it is checked that it goes
 on at the destination, that the source does not run any more, and that the RAM arrived whole. Ends with status 0 only if all of that holds.
@@ -8,6 +8,7 @@ Usually started as ./dev demo, which builds what is needed first.
 """
 import argparse
 import os
+import pty
 import shlex
 import subprocess
 import sys
@@ -17,10 +18,12 @@ import time
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path[:0] = [os.path.join(ROOT, "tests"), os.path.join(ROOT, "tests", "guest")]
 import linux_guest  # noqa: E402
-from qemu_pair import Launch, Pair, QmpClosed, QmpError, Timeout, Workspace, free_port, wait_until  # noqa: E402
+from qemu_pair import PATIENCE, Launch, Pair, QmpClosed, QmpError, Timeout, Workspace, free_port, wait_until  # noqa: E402
 
 LINUX_MEMORY = 256   # MiB
 LINUX_WORKING_SET = 64
+LIMIT = 2 * PATIENCE  # seconds: the longest a migration may take
+RDMA_HOST = "10.77.0.1"  # the soft-RoCE device's, in the lab
 
 
 def options():
@@ -28,12 +31,15 @@ def options():
     o.add_argument("--linux", action="store_true", help="the guest is a small Linux that checks its own memory, not a boot sector")
     o.add_argument("--downtime-limit", type=int, metavar="MS",
                    help="longest planned stop of the guest; default 20000 for the boot sector, which rewrites 99 MiB faster than any network, 300 for Linux")
-    o.add_argument("--uri", help="where the destination listens; default tcp:127.0.0.1: with a free port")
+    o.add_argument("--transport", choices=("tcp", "unix", "rdma"), default="tcp",
+                   help="what carries the pages; with rdma ./dev runs all of this in the lab's machine, which has a soft-RoCE device")
+    o.add_argument("--uri", help=f"where the destination listens; default tcp:127.0.0.1:, rdma:{RDMA_HOST}: with a free port, or unix: with a path")
     o.add_argument("--launcher", help="what QEMU is started with; default BUILD/bin/pageferry qemu --; '' is plain QEMU, for comparison")
     o.add_argument("--qemu", default="qemu-system-x86_64", help="the QEMU (default %(default)s)")
     o.add_argument("--build", default=os.path.join(ROOT, "build", "release"), help="the build directory (default build/release)")
     o.add_argument("--kernel", help="Linux guest: the kernel")
     o.add_argument("--busybox", help="Linux guest: a static busybox")
+    o.add_argument("--as-terminal", action="store_true", help="show the progress as on a terminal though the output is none")
     o.add_argument("--keep", action="store_true", help="keep the directory with sockets, consoles and QEMU's messages")
     given = o.parse_args()
     if given.linux and not (given.kernel and given.busybox):
@@ -49,7 +55,8 @@ class Demo:
         self.program = os.path.abspath(os.path.join(given.build, "bin", "pageferry"))
         self.prefix = [self.program, "qemu", "--"] if given.launcher is None else shlex.split(given.launcher)
         self.start = time.monotonic()
-        self.uri = given.uri or f"tcp:127.0.0.1:{free_port()}"
+        self.uri = given.uri or {"tcp": f"tcp:127.0.0.1:{free_port()}", "unix": f"unix:{work.file('migration')}",
+                                 "rdma": f"rdma:{RDMA_HOST}:{free_port()}"}[given.transport]
         self.pair = self.stopped = self.resumed = None
 
     def say(self, text):
@@ -86,7 +93,7 @@ class Demo:
         source = self.pair.source
         if self.given.linux:
             self.say("Linux is booting (QEMU emulates the processor)")
-            source.wait_serial("pass ", timeout=120)
+            source.wait_serial("pass ", timeout=LIMIT)
             for line in source.serial().splitlines():
                 self.say(f"guest: {line}")
         else:
@@ -99,7 +106,7 @@ class Demo:
         if os.access(self.program, os.X_OK):
             command = [self.program, "migrate", "--qmp", source.cli_path, "--downtime-limit", str(self.given.downtime_limit), self.uri]
             self.say(f"$ {shlex.join(['pageferry', *command[1:]])}")
-            code = subprocess.run(command, env=self.work.environment(), timeout=120, check=False).returncode
+            code = self.show(command)
             if code:
                 raise RuntimeError(f"pageferry migrate ended with {code}; {self.complaints()}")
             return
@@ -114,12 +121,33 @@ class Demo:
         reporter = threading.Thread(target=report, daemon=True)
         reporter.start()
         try:
-            status = source.wait_status("completed", "failed", "cancelled", timeout=120)
+            status = source.wait_status("completed", "failed", "cancelled", timeout=LIMIT)
         finally:
             stop.set()
             reporter.join()
         if status["status"] != "completed":
             raise RuntimeError(f"migration {status['status']}: {status.get('error-desc', '')}; {self.complaints()}")
+
+    def show(self, command):
+        """Runs it, its output being this program's; its exit status."""
+        if not self.given.as_terminal:
+            return subprocess.run(command, env=self.work.environment(), timeout=LIMIT, check=False).returncode
+        ours, theirs = pty.openpty()
+        with os.fdopen(ours, "rb", buffering=0) as screen:
+            process = subprocess.Popen(command, env=self.work.environment(), stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs)
+            os.close(theirs)
+            killer = threading.Timer(LIMIT, process.kill)
+            killer.start()
+            try:
+                while data := screen.read(4096):
+                    sys.stdout.buffer.write(data)
+                    sys.stdout.flush()
+            except OSError:
+                pass  # how the end of a terminal is read
+            finally:
+                code = process.wait()
+                killer.cancel()
+        return code
 
     def complaints(self):
         return "; ".join(f"{vm.name}: {vm.errors().strip() or 'nothing on stderr'}" for vm in self.pair.both())

@@ -46,11 +46,19 @@ lab_kernel_package() {
         { grep -E '^linux-image-[0-9.]+([-+~][0-9a-z]+)*-amd64$' || true; } | { grep -Ev -e '-(cloud|rt)-' || true; } | sort -V | tail -n 1
 }
 
-# lab_gtests FILE [options]: GoogleTest programs whose subject is the kernel, run on the lab's; results in FILE.
+# lab_gtests BUILD FILE [options]: GoogleTest programs whose subject is the kernel, run on the lab's; results in FILE.
 lab_gtests() {
-    local uri listed=()
-    for uri in tcp=tcp:127.0.0.1:0 'unix=unix:/tmp/pageferry-conformance-{pid}.sock'; do
-        listed+=("conformance.${uri%%=*}=pageferry-conformance --uri=${uri#*=}")
+    local build=$1 file=$2 program conformance=pageferry-conformance
+    # What differs from one kind of address to another; the rest is the same code for both.
+    local addresses='--gtest_filter=Setup.*:Cancel.*:Leaks.*:Control.MessagesArrive*:Push.PagesLand*:Lanes/Pull.PagesArrive*'
+    local listed=("conformance.tcp=$conformance --uri=tcp:127.0.0.1:0"
+        "conformance.unix=$conformance --uri=unix:/tmp/pageferry-conformance-{pid}.sock $addresses")
+    shift 2
+    if [ -e "$build/bin/pageferry-transport-rdma.so" ]; then
+        listed+=("conformance.rdma=$conformance --uri=rdma:10.77.0.1:0" "conformance.rdma6=$conformance --uri=rdma:[fd77::1]:0 $addresses")
+    fi
+    for program in "$build"/bin/test_rdma*; do
+        [ ! -x "$program" ] || listed+=("$(basename "$program")")
     done
-    python3 lab/gtest.py --cpus 1 --build build/release --output "$@" "${listed[@]}" test_memory test_dirty_tracker
+    python3 lab/gtest.py --cpus 1 --build "$build" --output "$file" "$@" "${listed[@]}" test_memory test_dirty_tracker
 }

@@ -3,14 +3,14 @@
 
 packages_of() {
     case "$1" in
-    build) echo g++ cmake ninja-build ccache binutils libgtest-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libboost-dev ;;
+    build) echo g++ cmake ninja-build ccache binutils libgtest-dev libspdlog-dev nlohmann-json3-dev libcli11-dev libboost-dev libibverbs-dev librdmacm-dev ;;
     qemu) echo qemu-system-x86 python3 iproute2 ;;
     demo) packages_of qemu ;;
     test) echo clang-format-19 && packages_of qemu ;;
     slow-disk) echo python3-fusepy ;;
     lint) echo clang-format-19 clang-tidy-19 shellcheck python3 ;;
     fuzz) echo clang-19 libclang-rt-19-dev ;;
-    lab) echo qemu-system-x86 iproute2 dash bash util-linux ibverbs-providers ibverbs-utils rdmacm-utils perftest libibverbs-dev librdmacm-dev xz-utils zstd python3 ;;
+    lab) echo qemu-system-x86 iproute2 dash bash util-linux ibverbs-providers ibverbs-utils rdmacm-utils perftest xz-utils zstd python3 ;;
     perf) echo iperf3 && packages_of qemu ;;
     *) die "no package group '$1'" ;;
     esac

@@ -3,18 +3,40 @@
 
 demo() {
     packages build demo
-    local argument linux=()
+    local argument previous='' in_lab='' linux=()
     for argument in "$@"; do
-        [ "$argument" != --help ] || exec python3 demo/demo.py --help
-        [ "$argument" != --linux ] || linux=(wanted)
+        case "$previous $argument" in
+        *' --help' | *' -h') exec python3 demo/demo.py --help ;;
+        *' --linux') linux=(wanted) ;;
+        *' --transport=rdma' | '--transport rdma') in_lab=yes ;;
+        esac
+        previous=$argument
     done
+    if [ -n "$in_lab" ]; then
+        packages lab
+        lab_parts "$lab_kernel"
+    fi
     build release
     if [ ${#linux[@]} -gt 0 ]; then
         local files
         files=$(linux_guest)
         mapfile -t linux <<<"$files"
     fi
+    [ -z "$in_lab" ] || demo_in_lab "${linux[@]}" "$@"
     exec python3 demo/demo.py --build build/release "${linux[@]}" "$@"
+}
+
+# This machine may have no RDMA device; the lab's has one.
+demo_in_lab() {
+    local argument add=() shown=()
+    for argument in "$@"; do
+        case "$argument" in
+        /*) [ ! -f "$argument" ] || add+=(--add "$argument") ;; # the Linux guest's parts
+        esac
+    done
+    [ ! -t 1 ] || shown=(--as-terminal)
+    exec python3 lab/main.py --build build/release --qemu --limit 900 "${add[@]}" -- \
+        python3 demo/demo.py --build "$root/build/release" "${shown[@]}" "$@"
 }
 
 # What the Linux guest is made of is downloaded once and unpacked in the cache, not installed: a kernel, and a busybox that would
@@ -63,7 +85,17 @@ fuzz() {
 }
 
 perf() {
+    local argument in_lab='' rest=()
+    for argument in "$@"; do
+        if [ "$argument" = --lab ]; then in_lab=yes; else rest+=("$argument"); fi
+    done
     packages build perf
+    if [ -n "$in_lab" ]; then
+        packages lab
+        lab_parts "$lab_kernel"
+        build release
+        exec python3 perf/lab.py --build build/release "${rest[@]}"
+    fi
     build release
     exec python3 perf/compare.py --build build/release "$@"
 }

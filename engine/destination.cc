@@ -358,6 +358,9 @@ Result<void> Destination::send_extents() {
     return {};
 }
 
+// Holes are punched only into memory of which nothing is registered yet: a device that has pinned a page goes on writing into it
+// when it is no longer the file's. All discards come before DiscardDone, and the source neither pushes nor prepares a push before
+// it has that; a transport registers memory for the peer when the peer asks for it.
 Result<void> Destination::discard(const session::Discard& message) {
     if (message.block >= blocks_.size()) {
         return std::unexpected(

@@ -72,6 +72,10 @@ Result<void> Peer::connect_to(const Candidate& candidate, const Prepare& prepare
     if (!candidate.transport) {
         return std::unexpected(candidate.transport.error());
     }
+    if (config_.no_pinning && candidate.transport->pins_memory()) {
+        phase_ = "memory";
+        return std::unexpected(*config_.no_pinning);
+    }
     phase_ = "open";
     auto opened = candidate.transport->open(candidate.uri, config_.options);
     if (!opened) {

@@ -29,6 +29,8 @@ struct PeerConfig {
     std::vector<Candidate> candidates;
     transport::Options options;                      // epoch: of the first candidate; each further one has the next number
     transport::Milliseconds connect_timeout{30'000}; // of each candidate
+    // Why no transport may be used that pins this side's memory; empty: any may.
+    std::optional<Error> no_pinning;
     // Told of the transport that is used, and, where there are several, of each that failed. On the thread of connect().
     TellTransport tell = [](const TransportUse&) {};
 };

@@ -29,6 +29,9 @@ Source::Source(SourceConfig config, SourceGuest& guest, statemachine::Machine& m
         total += block.info().length;
         page_size = std::min(page_size, block.info().page_size);
     }
+    if (config_.discards != nullptr) {
+        discards_.emplace(*config_.discards);
+    }
     progress_.ram_total = total;
     progress_.ram_remaining = total;
     progress_.page_size = page_size;
@@ -159,9 +162,24 @@ Result<void> Source::exchange_extents() {
     if (!done) {
         return std::unexpected(done.error());
     }
+    // Only now: what is registered while the destination punches holes into it would not be what its guest sees.
+    PAGEFERRY_TRY(prepare(data));
     progress_.lanes = peer_.connection().counters().lanes;
     pusher_.emplace(peer_.connection(), progress_, config_.page->limits);
     return {};
+}
+
+// The first pass, for transports that register memory ahead of the pushes.
+Result<void> Source::prepare(const std::vector<std::vector<memory::Extent>>& data) {
+    std::vector<pf_extent> extents;
+    for (std::uint32_t block = 0; const auto& of_block : data) {
+        for (const auto& extent : of_block) {
+            extents.push_back(
+                pf_extent{.block = block, .reserved = 0, .offset = extent.offset, .length = extent.length, .cookie = 0});
+        }
+        ++block;
+    }
+    return peer_.connection().prepare(extents);
 }
 
 milliseconds Source::downtime_limit() const {
@@ -205,12 +223,17 @@ Result<void> Source::precopy() {
     }
 }
 
-// Dirty pages become pending; the dirty rate follows from how long they took to become so many.
+// Dirty pages become pending; the dirty rate follows from how long they took to become so many. No push is under way.
 Result<void> Source::collect() {
     dirty_.clear();
     const auto collected = config_.tracker->collect(dirty_);
     pending_.add(dirty_); // also on failure: what was made clean must not be lost
     PAGEFERRY_TRY(collected);
+    // After the look at the pages: one that was discarded and written again is dirty, and its discard was counted before it was
+    // written. One that is discarded later will be dirty again, and is for the next look.
+    if (discards_ && discards_->anything()) {
+        PAGEFERRY_TRY(peer_.connection().memory_replaced());
+    }
     const auto now = steady_clock::now();
     const double seconds = std::chrono::duration<double>(now - std::exchange(last_collect_, now)).count();
     if (seconds > 0) {

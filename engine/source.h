@@ -10,6 +10,7 @@
 #include "engine/control_page.h"
 #include "engine/convergence.h"
 #include "engine/device_relay.h"
+#include "engine/discard_watch.h"
 #include "engine/guest.h"
 #include "engine/peer.h"
 #include "engine/pending_pages.h"
@@ -34,6 +35,8 @@ struct SourceConfig {
     PeerConfig peer;
     bool pause_before_switchover = false;
     ControlPage* page = nullptr; // outlives the source
+    // Outlive the source. nullptr: nobody counts discards, so peer.no_pinning is to be set where there may be any.
+    const DiscardCounters* discards = nullptr;
 };
 
 class Source {
@@ -53,6 +56,7 @@ private:
     Result<void> migrate();
     Result<void> share_memory();
     Result<void> exchange_extents();
+    Result<void> prepare(const std::vector<std::vector<memory::Extent>>& data);
     Result<void> precopy();
     Result<void> collect();
     Result<void> round(bool paced);
@@ -70,6 +74,7 @@ private:
     std::unique_ptr<DeviceRelay> relay_; // after peer_: its thread sends there, and ends first
     std::optional<Pusher> pusher_;
     std::optional<transport::session::DataExtents> first_extents_; // the destination's, of which more come
+    std::optional<DiscardWatch> discards_;                         // from before anything was registered
     PendingPages pending_;
     Convergence convergence_;
     std::vector<memory::BlockExtent> dirty_; // of one round; kept for its memory

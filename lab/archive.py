@@ -15,10 +15,11 @@ class Archive:
     def directory(self, name, mode=0o755):
         if name and name not in self._entries:
             self._parents(name)
-            self._entries[name] = (0o040000 | mode, b"", (0, 0))
+            self._entries[name] = (0o040000 | mode, b"", (0, 0), 0)
 
-    def data(self, name, content, mode=0o644):
-        self._add(name, 0o100000 | mode, content)
+    def data(self, name, content, mode=0o644, time=0):
+        """time: of its last change, whole seconds since 1970."""
+        self._add(name, 0o100000 | mode, content, time=time)
 
     def file(self, name, path, mode=None):
         """A copy of the file at path. OSError: it cannot be read."""
@@ -34,22 +35,22 @@ class Archive:
     def _parents(self, name):
         self.directory(os.path.dirname(name))
 
-    def _add(self, name, mode, content, device=(0, 0)):
+    def _add(self, name, mode, content, device=(0, 0), time=0):
         if name not in self._entries:
             self._parents(name)
-            self._entries[name] = (mode, content, device)
+            self._entries[name] = (mode, content, device, time)
 
     def write(self, target):
         """To a file open for writing bytes."""
-        for number, (name, entry) in enumerate([*self._entries.items(), ("TRAILER!!!", (0, b"", (0, 0)))], 1):
+        for number, (name, entry) in enumerate([*self._entries.items(), ("TRAILER!!!", (0, b"", (0, 0), 0))], 1):
             target.write(_head(number, name, *entry))
             content = entry[1]
             target.write(content)
             target.write(b"\0" * (-len(content) % 4))  # the next archive or entry begins at a multiple of 4
 
 
-def _head(number, name, mode, content, device):
+def _head(number, name, mode, content, device, time):
     encoded = name.encode() + b"\0"
-    fields = (number, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(encoded), 0)
+    fields = (number, mode, 0, 0, 1, time, len(content), 0, 0, *device, len(encoded), 0)
     head = b"070701" + b"".join(b"%08X" % value for value in fields) + encoded
     return head + b"\0" * (-len(head) % 4)

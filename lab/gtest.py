@@ -85,7 +85,7 @@ class Program:
 
     def run(self, machine, patience, show):
         """{name: (status, message, seconds)} of all its tests."""
-        answer = machine.run([*self.command, "--gtest_list_tests"], timeout=60)
+        answer = machine.run(["env", "-u", "GTEST_FILTER", *self.command, "--gtest_list_tests"], timeout=60)
         wanted = [name for name in listed(answer.stdout.decode(errors="replace")) if ".DISABLED_" not in name and not name.startswith("DISABLED_")]
         if answer.status or not wanted:
             return {"(list)": ("fail", f"it lists no tests: status {answer.status}\n{(answer.stdout + answer.stderr).decode(errors='replace')}", 0.0)}

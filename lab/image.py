@@ -10,7 +10,7 @@ import time
 from lab import programs
 from lab.archive import Archive
 
-VERSION = 1  # another number makes every image anew
+VERSION = 2  # another number makes every image anew
 KEPT = 6     # images; each is as large as what was built
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -18,7 +18,7 @@ ROOT = os.path.dirname(_HERE)
 
 # Programs that must be there, and those that are taken along where they are installed.
 TOOLS = ["bash", "dash", "ip", "rdma", "setsid", "tc"]
-EXTRA_TOOLS = ["ss", "taskset", "prlimit", "rping", "ucmatose", "rdma_server", "rdma_client", "ibv_devinfo", "ibv_rc_pingpong", "ib_write_bw",
+EXTRA_TOOLS = ["ss", "taskset", "prlimit", "setpriv", "rping", "ucmatose", "rdma_server", "rdma_client", "ibv_devinfo", "ibv_rc_pingpong", "ib_write_bw",
                "ib_write_lat", "ib_read_bw", "ib_read_lat", "ib_send_bw", "ib_send_lat", "iperf3"]
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _SEARCHED = ("/lib/", "/usr/lib/", "/lib64/", "/usr/lib64/")  # with what Debian adds for the machine: where the loader looks by itself
@@ -113,7 +113,8 @@ class Recipe:
             if os.path.islink(path) and not os.path.isabs(os.readlink(path)) and not path.startswith(("/usr/lib/", "/lib/")):
                 archive.link(name, os.readlink(path))  # within what was taken, such as a plugin of two names
             elif os.path.exists(path) and not os.path.isdir(path):
-                archive.data(name, programs.content(path), mode=os.stat(path).st_mode & 0o777)
+                state = os.stat(path)  # with its time, by which Python knows that what it has compiled is still true
+                archive.data(name, programs.content(path), mode=state.st_mode & 0o777, time=int(state.st_mtime))
         for path in libraries:
             archive.data(guest_name(path), programs.content(path), mode=0o755)
         return archive
@@ -121,7 +122,9 @@ class Recipe:
     def _environment(self, libraries):
         """Of every command: where the build's programs are found, and the libraries that lie in no usual place."""
         unusual = sorted({os.path.dirname(p) for p in libraries if not os.path.dirname(p).startswith(tuple(s.rstrip("/") for s in _SEARCHED))})
-        lines = [f'export LD_LIBRARY_PATH="{":".join(unusual)}"'] if unusual else []
+        lines = ["export PAGEFERRY_TEST_PATIENCE=5"]  # of this repository's tests: everything is slower here
+        if unusual:
+            lines.append(f'export LD_LIBRARY_PATH="{":".join(unusual)}"')
         if self.binaries:
             lines.append(f'export PATH="{self.binaries}:$PATH"')
         return "\n".join([*lines, f'cd "{ROOT}" 2>/dev/null || cd /']) + "\n"

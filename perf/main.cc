@@ -1,7 +1,9 @@
 // pageferry-perf: measures parts of Pageferry on this machine. perf/compare.py runs it beside its peers.
+#include "perf/control_ping.h"
 #include "perf/dirty_scan.h"
 #include "perf/push.h"
 #include "perf/stats.h"
+#include "transport/abi/pageferry_transport.h"
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -60,8 +62,24 @@ void print_push(const PushOptions& options, const PushReport& report, bool json)
         std::printf("time     %7.3f s       (%.3f to %.3f)\n", seconds.median, seconds.min, seconds.max);
         std::printf("CPU      %7.3f s/GiB   (source %.3f, target %.3f)\n", both.median / size * gib, source.median / size * gib,
                     target.median / size * gib);
+        for (const PushStep& step : report.steps) {
+            std::printf("%9.3f ms  %s\n", step.seconds * 1e3, step.name.c_str());
+        }
+        std::printf("%9.3f ms  first push complete\n", report.first_push * 1e3);
+        if (report.idle) {
+            std::printf("idle for %.1f s: CPU %.4f s (source), %.4f s (target)\n", report.idle->seconds, report.idle->source_cpu,
+                        report.idle->target_cpu);
+        }
         return;
     }
+    ordered_json steps = ordered_json::object();
+    for (const PushStep& step : report.steps) {
+        steps[step.name] = step.seconds;
+    }
+    const ordered_json idle = report.idle ? ordered_json{{"seconds", report.idle->seconds},
+                                                         {"source_cpu_seconds", report.idle->source_cpu},
+                                                         {"target_cpu_seconds", report.idle->target_cpu}}
+                                          : ordered_json{};
     ordered_json runs = ordered_json::array();
     for (const PushRun& run : report.runs) {
         runs.push_back(
@@ -82,20 +100,50 @@ void print_push(const PushOptions& options, const PushReport& report, bool json)
                               {"target_cpu_seconds", as_json(target)},
                               {"cpu_seconds_per_gib", both.median / size * gib},
                               {"wire_bytes", report.wire_bytes},
+                              {"steps_seconds", std::move(steps)},
+                              {"first_push_seconds", report.first_push},
+                              {"idle", std::move(idle)},
+                              {"prepared", options.prepare},
                               {"runs", std::move(runs)}};
     std::printf("%s\n", result.dump().c_str());
 }
 
-int push(const PushOptions& options, bool listen, bool json) {
+int push(PushOptions options, bool listen, bool json) {
     if (listen) {
         const auto served = serve_push(options);
         return served ? 0 : fail(served.error());
     }
+    bool said = false;
+    options.failed = [&](const Error& error) {
+        fail(error);
+        said = true;
+    };
     const auto report = run_push(options);
+    if (!report) {
+        return said ? 1 : fail(report.error());
+    }
+    print_push(options, *report, json);
+    return 0;
+}
+
+int control(const ControlOptions& options, bool listen, bool json) {
+    if (listen) {
+        const auto served = serve_control(options);
+        return served ? 0 : fail(served.error());
+    }
+    const auto report = run_control(options);
     if (!report) {
         return fail(report.error());
     }
-    print_push(options, *report, json);
+    if (json) {
+        const ordered_json result{
+            {"benchmark", "control"},     {"uri", options.uri},   {"connection", report->connection},
+            {"size_bytes", options.size}, {"runs", options.runs}, {"round_trip_seconds", as_json(report->round_trip)}};
+        std::printf("%s\n", result.dump().c_str());
+    } else {
+        std::printf("%s\n%zu bytes there and back %u times: %.1f us (%.1f to %.1f)\n", report->connection.c_str(), options.size,
+                    options.runs, report->round_trip.median * 1e6, report->round_trip.min * 1e6, report->round_trip.max * 1e6);
+    }
     return 0;
 }
 
@@ -160,12 +208,21 @@ int run(int argc, char** argv) {
         ->check(CLI::Range(0U, 10'000U));
     push_command->add_flag("--fresh", push_options.fresh,
                            "The target allocates its memory anew in each run, as a destination does");
+    push_command->add_flag("--prepare", push_options.prepare, "Tell the transport beforehand what will be pushed");
+    push_command->add_option("--idle", push_options.idle, "Seconds to do nothing for before the runs, and what that costs")
+        ->check(CLI::Range(0.0, 3600.0));
     push_command->add_flag("!--no-verify", push_options.verify, "Do not compare what arrived after the last run");
     push_command
         ->add_option_function<double>(
             "--timeout",
             [&](const double& seconds) { push_options.timeout = std::chrono::milliseconds{std::llround(seconds * 1000)}; },
             "Longest wait for the other side, seconds (default 60)")
+        ->check(CLI::Range(0.1, 86'400.0));
+    push_command
+        ->add_option_function<double>(
+            "--dead-peer",
+            [&](const double& seconds) { push_options.dead_peer = std::chrono::milliseconds{std::llround(seconds * 1000)}; },
+            "The transport takes a peer that answers nothing for so long as gone, seconds (default 10)")
         ->check(CLI::Range(0.1, 86'400.0));
     push_command->add_flag("--json", json, "One JSON object");
     push_command->callback([&] {
@@ -176,6 +233,21 @@ int run(int argc, char** argv) {
         }
         code = push(push_options, listen, json);
     });
+
+    ControlOptions control_options;
+    CLI::App* control_command =
+        app.add_subcommand("control", "How long a message on a transport's control lane takes there and back");
+    control_command->add_option("URI", control_options.uri, "Where the other side listens, or with --listen where to")
+        ->required();
+    control_command->add_flag("--listen", listen, "Serve one asking side, then end");
+    control_command->add_option("--size", control_options.size, "Bytes of a message (default 64)")
+        ->check(CLI::Range(2U, PF_CONTROL_MAX));
+    control_command->add_option("--runs", control_options.runs, "Round trips that count (default 1000)")
+        ->check(CLI::Range(1U, 10'000'000U));
+    control_command->add_option("--warm-up", control_options.warm_up, "Round trips before them that do not (default 100)")
+        ->check(CLI::Range(0U, 10'000'000U));
+    control_command->add_flag("--json", json, "One JSON object");
+    control_command->callback([&] { code = control(control_options, listen, json); });
 
     DirtyScanOptions scan_options;
     std::vector<std::uint64_t> sizes{std::uint64_t{1} << 30};

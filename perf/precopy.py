@@ -52,21 +52,21 @@ class Case:
     capabilities: dict = field(default_factory=dict)
 
 
-def measure(case, namespaces, port=4444, timeout=180):
-    """One migration; a dictionary of figures in seconds and bytes."""
+def measure(case, namespaces=None, port=4444, timeout=180, uri=None):
+    """One migration; a dictionary of figures in seconds and bytes. By tcp between the two network namespaces, or to a URI of this machine."""
     with ExitStack() as stack:
         work = stack.enter_context(Workspace())
         groups = [stack.enter_context(Cgroup()) for _ in range(2)]
         stack.callback(work.close)  # before the cgroups go: they must be empty
         image = guest_image.make_image(case.template, work.file("guest.img"), end_mib=case.fill)
-        launches = [Launch(group.prefix() + namespaces.prefix(side) + case.launcher, case.qemu) for side, group in enumerate(groups)]
+        launches = [Launch(group.prefix() + (namespaces.prefix(side) if namespaces else []) + case.launcher, case.qemu) for side, group in enumerate(groups)]
         source = stack.enter_context(Vm(work, "src", launches[0], memory=case.memory, boot_sector=image))
         destination = stack.enter_context(Vm(work, "dst", launches[1], memory=case.memory, boot_sector=image, incoming=True))
         source.wait_serial("F", timeout=timeout)
         for vm in (source, destination):
             vm.set_capabilities(events=True, **case.capabilities, **({"multifd": True} if case.multifd else {}))
             vm.set_parameters(multifd_channels=case.lanes, max_bandwidth=NO_LIMIT, downtime_limit=case.downtime_limit)
-        uri = f"tcp:{namespaces.addresses[1]}:{port}"
+        uri = uri or f"tcp:{namespaces.addresses[1]}:{port}"
         destination.qmp.execute("migrate-incoming", uri=uri)
         vcpus = [[cpu["thread-id"] for cpu in vm.qmp.execute("query-cpus-fast")] for vm in (source, destination)]
         memory = memory_of(groups[1].pids())

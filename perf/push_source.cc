@@ -10,7 +10,9 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <span>
+#include <thread>
 
 namespace pageferry::perf {
 
@@ -29,8 +31,13 @@ std::vector<pf_extent> cut(std::uint64_t size, std::uint64_t extent) {
     return extents;
 }
 
-// Pushes all, takes all completions, waits for the fence.
-Result<void> push_all(transport::Connection& connection, std::span<const pf_extent> extents, milliseconds timeout) {
+double seconds_since(steady_clock::time_point begin) {
+    return std::chrono::duration<double>(steady_clock::now() - begin).count();
+}
+
+// Pushes all, takes all completions, waits for the fence. first: when the first completion came, if it is not known yet.
+Result<void> push_all(transport::Connection& connection, std::span<const pf_extent> extents, milliseconds timeout,
+                      std::optional<steady_clock::time_point>& first) {
     std::array<pf_completion, 64> done{};
     std::size_t completed = 0;
     const std::size_t wanted = extents.size();
@@ -57,6 +64,9 @@ Result<void> push_all(transport::Connection& connection, std::span<const pf_exte
             }
         }
         completed += *finished;
+        if (completed > 0 && !first) {
+            first = steady_clock::now();
+        }
         const auto now = steady_clock::now();
         if (accepted > 0 || *finished > 0) {
             last_progress = now;
@@ -68,17 +78,19 @@ Result<void> push_all(transport::Connection& connection, std::span<const pf_exte
     return connection.fence(timeout);
 }
 
-Result<PushRun> measure(transport::Connection& connection, std::span<const pf_extent> extents, milliseconds timeout) {
+// What `work` costs both ends.
+template <typename Work>
+Result<PushRun> measure(transport::Connection& connection, milliseconds timeout, Work&& work) {
     if (auto started = ask(connection, {{"op", "start"}}, "started", timeout); !started) {
         return std::unexpected(std::move(started.error()));
     }
     const double cpu = cpu_seconds();
     const auto begin = steady_clock::now();
-    if (auto pushed = push_all(connection, extents, timeout); !pushed) {
-        return std::unexpected(std::move(pushed.error()));
+    if (Result<void> done = work(); !done) {
+        return std::unexpected(std::move(done.error()));
     }
     PushRun run;
-    run.seconds = std::chrono::duration<double>(steady_clock::now() - begin).count();
+    run.seconds = seconds_since(begin);
     run.source_cpu = cpu_seconds() - cpu;
     auto stopped = ask(connection, {{"op", "stop"}}, "stopped", timeout);
     if (!stopped) {
@@ -88,6 +100,85 @@ Result<PushRun> measure(transport::Connection& connection, std::span<const pf_ex
         run.target_cpu = target->get<double>();
     }
     return run;
+}
+
+const char* phase_name(pf_phase phase) {
+    switch (phase) {
+    case PF_PHASE_RESOLVING_ADDRESS: return "resolving-address";
+    case PF_PHASE_RESOLVING_ROUTE: return "resolving-route";
+    case PF_PHASE_CONNECTING: return "connecting";
+    case PF_PHASE_HANDSHAKE: return "handshake";
+    case PF_PHASE_ESTABLISHED: return "established";
+    }
+    return "unknown";
+}
+
+// All of it, over a connection that has yet to be made.
+Result<PushReport> push_over(transport::Connection& connection, const SharedRam& ram, const PushOptions& options) {
+    PushReport report;
+    const auto begin = steady_clock::now();
+    const auto step = [&](const char* name) { report.steps.push_back({.name = name, .seconds = seconds_since(begin)}); };
+    if (auto connected =
+            connection.connect(options.timeout, [&](pf_phase phase, const std::string&) { step(phase_name(phase)); });
+        !connected) {
+        return std::unexpected(std::move(connected.error()));
+    }
+    step("add-memory");
+    const transport::MemoryBlock block{.block = 0,
+                                       .name = "perf",
+                                       .address = ram.address(),
+                                       .length = options.size,
+                                       .page_size = 4096,
+                                       .access = PF_MEMORY_PUSH_SOURCE};
+    if (auto added = connection.add_memory({&block, 1}); !added) {
+        return std::unexpected(std::move(added.error()));
+    }
+    step("peer-memory");
+    if (auto ready =
+            ask(connection, {{"op", "setup"}, {"size", options.size}, {"fresh", options.fresh}}, "ready", options.timeout);
+        !ready) {
+        return std::unexpected(std::move(ready.error()));
+    }
+
+    step("ready");
+    report.connection = connection.describe();
+    const std::vector<pf_extent> extents = cut(options.size, options.extent);
+    if (options.prepare) {
+        if (auto told = connection.prepare(extents); !told) {
+            return std::unexpected(std::move(told.error()));
+        }
+    }
+    if (options.idle > 0) {
+        auto idle = measure(connection, options.timeout, [&]() -> Result<void> {
+            std::this_thread::sleep_for(std::chrono::duration<double>{options.idle});
+            return {};
+        });
+        if (!idle) {
+            return std::unexpected(std::move(idle.error()));
+        }
+        report.idle = *idle;
+    }
+    std::optional<steady_clock::time_point> first;
+    for (unsigned i = 0; i < options.warm_up + options.runs; ++i) {
+        auto run = measure(connection, options.timeout, [&] { return push_all(connection, extents, options.timeout, first); });
+        report.first_push = first ? std::chrono::duration<double>(*first - begin).count() : 0;
+        if (!run) {
+            return std::unexpected(std::move(run.error()));
+        }
+        if (i >= options.warm_up) {
+            report.runs.push_back(*run);
+        }
+    }
+    if (options.verify) {
+        if (auto verified = ask(connection, {{"op", "verify"}}, "verified", options.timeout); !verified) {
+            return std::unexpected(std::move(verified.error()));
+        }
+    }
+    report.wire_bytes = connection.counters().wire_bytes;
+    if (auto ended = say(connection, {{"op", "end"}}, options.timeout); !ended) {
+        return std::unexpected(std::move(ended.error()));
+    }
+    return report;
 }
 
 } // namespace
@@ -108,49 +199,15 @@ Result<PushReport> run_push(const PushOptions& options) {
     }
     transport::Options how;
     how.lanes = options.lanes;
+    how.dead_peer = options.dead_peer;
     how.session.fill(0x70);
     auto connection = plugin->open(options.uri, how);
     if (!connection) {
         return std::unexpected(std::move(connection.error()));
     }
-    if (auto connected = connection->connect(options.timeout, {}); !connected) {
-        return std::unexpected(std::move(connected.error()));
-    }
-    const transport::MemoryBlock block{.block = 0,
-                                       .name = "perf",
-                                       .address = ram->address(),
-                                       .length = options.size,
-                                       .page_size = 4096,
-                                       .access = PF_MEMORY_PUSH_SOURCE};
-    if (auto added = connection->add_memory({&block, 1}); !added) {
-        return std::unexpected(std::move(added.error()));
-    }
-    if (auto ready =
-            ask(*connection, {{"op", "setup"}, {"size", options.size}, {"fresh", options.fresh}}, "ready", options.timeout);
-        !ready) {
-        return std::unexpected(std::move(ready.error()));
-    }
-
-    PushReport report;
-    report.connection = connection->describe();
-    const std::vector<pf_extent> extents = cut(options.size, options.extent);
-    for (unsigned i = 0; i < options.warm_up + options.runs; ++i) {
-        auto run = measure(*connection, extents, options.timeout);
-        if (!run) {
-            return std::unexpected(std::move(run.error()));
-        }
-        if (i >= options.warm_up) {
-            report.runs.push_back(*run);
-        }
-    }
-    if (options.verify) {
-        if (auto verified = ask(*connection, {{"op", "verify"}}, "verified", options.timeout); !verified) {
-            return std::unexpected(std::move(verified.error()));
-        }
-    }
-    report.wire_bytes = connection->counters().wire_bytes;
-    if (auto ended = say(*connection, {{"op", "end"}}, options.timeout); !ended) {
-        return std::unexpected(std::move(ended.error()));
+    auto report = push_over(*connection, *ram, options);
+    if (!report && options.failed) {
+        options.failed(report.error());
     }
     return report;
 }

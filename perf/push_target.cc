@@ -100,6 +100,7 @@ Result<void> serve_push(const PushOptions& options) {
     }
     transport::Options how;
     how.lanes = options.lanes;
+    how.dead_peer = options.dead_peer;
     auto listener = plugin->listen(options.uri, how);
     if (!listener) {
         return std::unexpected(std::move(listener.error()));

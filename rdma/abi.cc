@@ -3,6 +3,7 @@
 #include "rdma/cm_event.h"
 #include "rdma/connection.h"
 #include "rdma/dialer.h"
+#include "rdma/inspect.h"
 #include "rdma/listener.h"
 #include "transport/plugin/address.h"
 #include "transport/plugin/events.h"
@@ -90,8 +91,8 @@ Outcome<void> look(const char* uri) {
 
 constexpr const char* schemes[] = {"rdma", nullptr};
 
-constexpr pf_transport table =
-    Table<Connection, Listener, look>::make("rdma", "RDMA verbs: pages go straight from memory to memory", schemes);
+constexpr pf_transport table = Table<Connection, Listener, look>::make(
+    "rdma", "RDMA verbs: pages go straight from memory to memory", schemes, PF_TRAIT_PINS_MEMORY, inspect);
 
 } // namespace
 

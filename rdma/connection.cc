@@ -118,13 +118,9 @@ Connection::~Connection() {
     if (service_) {
         service_->stop();
     }
-    // Queue pairs go before everything else: then the peer cannot reach anything here. Their completions need no one any more.
     data_.reset();
     control_.reset();
-    if (service_) {
-        service_->revoke();
-    }
-    service_.reset();
+    service_.reset(); // deregisters what the peer could reach
     lanes_.reset();
 }
 
@@ -192,6 +188,14 @@ Outcome<void> Connection::prepare(std::span<const pf_extent> extents) {
     }
     data_->prepare(extents);
     return {};
+}
+
+Outcome<void> Connection::memory_replaced() {
+    auto table = memory("register memory again");
+    if (!table) {
+        return std::unexpected{std::move(table.error())};
+    }
+    return service_->memory_replaced();
 }
 
 Outcome<void> Connection::revoke_memory(const Deadline& /*deadline*/) {

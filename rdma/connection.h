@@ -41,6 +41,7 @@ public:
 
     Outcome<void> add_memory(std::span<const pf_memory_block> blocks);
     Outcome<void> prepare(std::span<const pf_extent> extents);
+    Outcome<void> memory_replaced();
     Outcome<void> revoke_memory(const Deadline& deadline);
 
     Outcome<void> send(std::span<const std::byte> message, const Deadline& deadline);

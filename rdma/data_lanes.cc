@@ -15,7 +15,7 @@ DataLanes::DataLanes(LaneSet& set, const Ending& ending, Fd kick, std::size_t de
     : set_(set), ending_(ending), want_(std::move(want)), fail_(std::move(fail)),
       pump_(set.data.queue.get(), set.data.channel.get(), ending, std::move(kick),
             [this](const ibv_wc& completion) { handle(completion); }),
-      ops_(kinds * depth), done_(kinds * depth) {
+      depth_(depth), ops_(kinds * depth), done_(kinds * depth) {
     for (std::size_t kind = 0; kind < kinds; ++kind) {
         queues_.push_back(Queue{.free = {}, .waiting = Ring<std::uint32_t>{depth}});
         queues_[kind].free.reserve(depth);
@@ -44,13 +44,52 @@ void DataLanes::cover(std::span<const pf_extent> extents, bool soon) {
     for (const pf_extent& extent : extents) {
         regions_->cover(extent.block, extent.offset, extent.length, added_);
     }
-    if (!added_.empty()) {
-        wanted_.clear();
-        for (const std::uint32_t number : added_) {
-            wanted_.push_back(*regions_->at(number));
-        }
+    if (added_.empty() && !forgotten_) {
+        return;
+    }
+    wanted_.clear();
+    for (const pf_extent& extent : extents) {
+        want_missing(extent);
+    }
+    if (!wanted_.empty()) {
         want_(wanted_, soon);
     }
+}
+
+// Of the regions of an extent those that are new, or that memory_replaced() has made so.
+void DataLanes::want_missing(const pf_extent& extent) {
+    for (std::uint64_t at = extent.offset; at < extent.offset + extent.length;) {
+        Region* const region = regions_->find(extent.block, at);
+        if (region == nullptr) {
+            return;
+        }
+        if (!region->local_asked) {
+            wanted_.push_back(*region); // as it was: whether the peer was asked before
+            region->local_asked = true;
+            region->remote_asked = true;
+        }
+        at = region->end();
+    }
+}
+
+// What is being registered meanwhile is asked for and stays so: it comes with its round.
+Outcome<void> DataLanes::memory_replaced(std::uint64_t round) {
+    std::vector<MemoryRegion> gone; // deregistered on return: before any of them is registered again, and not under the lock
+    const std::scoped_lock lock{mutex_};
+    const auto idle = [this](const Queue& queue) { return queue.free.size() == depth_; };
+    if (!std::ranges::all_of(queues_, idle)) {
+        return failed(make_error(ErrorCode::state, "register memory again", "bulk lanes",
+                                 "pushes or pulls are under way, or their completions were not fetched"));
+    }
+    for (std::uint32_t number = 0; regions_ && number < regions_->size(); ++number) {
+        Region& region = *regions_->at(number);
+        region.local_asked = region.local_asked && !region.local_ready;
+        region.local_ready = false;
+    }
+    gone.swap(local_);
+    round_ = round;
+    forgotten_ = true;
+    return {};
 }
 
 void DataLanes::prepare(std::span<const pf_extent> extents) {
@@ -304,14 +343,22 @@ Outcome<void> DataLanes::fence(const Deadline& deadline) {
 
 // --- news from the service lane
 
-void DataLanes::region_local(std::uint32_t number, std::uint32_t key) {
+std::optional<Region> DataLanes::region_local(std::uint32_t number, MemoryRegion& region, std::uint64_t round) {
     const std::scoped_lock lock{mutex_};
-    if (Region* const region = regions_ ? regions_->at(number) : nullptr) {
-        region->local_key = key;
-        region->local_ready = true;
-        advance();
-        pump_.notify();
+    Region* const here = regions_ ? regions_->at(number) : nullptr;
+    if (here == nullptr) {
+        return {};
     }
+    if (round < round_) {
+        return *here;
+    }
+    here->local_key = region->lkey;
+    here->local_ready = true;
+    local_.resize(std::max<std::size_t>(local_.size(), regions_->size()));
+    local_[number] = std::move(region);
+    advance();
+    pump_.notify();
+    return {};
 }
 
 void DataLanes::region_remote(std::uint32_t number, std::uint64_t address, std::uint32_t key) {

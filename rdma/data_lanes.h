@@ -6,10 +6,13 @@
 // The caller's own thread posts and polls; nothing is handed to another one. What waits for a region to be registered is posted
 // by whoever comes by next: poll(), fence(), or the service thread that brings the news.
 //
+// Its own regions it keeps here; those the peer can reach are the service's.
+//
 // Threads: as the ABI allows; region_*() and fenced() on the service thread.
 #pragma once
 
 #include "rdma/control_lane.h"
+#include "rdma/handles.h"
 #include "rdma/kit.h"
 #include "rdma/lane_set.h"
 #include "rdma/pump.h"
@@ -31,7 +34,8 @@ namespace pageferry::rdma {
 
 class DataLanes {
 public:
-    // Regions that have to be registered at both ends; soon: something waits for them. Called under the lock.
+    // Regions that have to be registered here, and at the peer where it was not asked before; soon: something waits for them.
+    // Called under the lock.
     using Want = std::function<void(std::span<const Region> regions, bool soon)>;
 
     DataLanes(LaneSet& set, const Ending& ending, Fd kick, std::size_t depth, Want want, ControlLane::Fail fail);
@@ -43,7 +47,12 @@ public:
     Outcome<std::size_t> poll(std::span<pf_completion> completions, const Deadline& deadline);
     Outcome<void> fence(const Deadline& deadline);
 
-    void region_local(std::uint32_t number, std::uint32_t key);
+    // state: something is under way; nothing was done then. round: from which on registrations are of the pages that are there
+    // now.
+    Outcome<void> memory_replaced(std::uint64_t round);
+
+    // Takes the region. Nothing is taken, and the answer is what is to be registered again, where it was begun before the round.
+    std::optional<Region> region_local(std::uint32_t number, MemoryRegion& region, std::uint64_t round);
     void region_remote(std::uint32_t number, std::uint64_t address, std::uint32_t key);
     void fenced(std::uint32_t number);
     // The region of that number, as it is now. Nothing: there is none.
@@ -97,6 +106,7 @@ private:
     bool post(DataLane& lane, ibv_send_wr* first);
     bool post_fences(std::uint32_t number);
     void cover(std::span<const pf_extent> extents, bool soon);
+    void want_missing(const pf_extent& extent);
     [[nodiscard]] bool has_room(DataLane& lane) const;
     [[nodiscard]] Queue& queue_of(OpKind kind) { return queues_[static_cast<std::size_t>(kind)]; }
 
@@ -108,6 +118,10 @@ private:
     Pump pump_;
     std::optional<RegionTable> regions_;
     const MemoryTable* table_ = nullptr;
+    std::vector<MemoryRegion> local_; // by number
+    std::uint64_t round_ = 0;         // of the registrations that hold
+    bool forgotten_ = false;          // some that were registered here no longer are
+    const std::size_t depth_;         // of each queue
     std::vector<Op> ops_;
     std::vector<Queue> queues_;   // by kind
     Ring<std::uint32_t> done_;    // completed, until poll() has told

@@ -61,8 +61,8 @@ void Pump::notify() {
     }
 }
 
-void Pump::wait(std::unique_lock<std::mutex>& lock, const Deadline& deadline, int idle) {
-    if (idle < busy_polls) {
+void Pump::wait(std::unique_lock<std::mutex>& lock, const Deadline& deadline) {
+    if (idle_ < busy_polls) {
         lock.unlock();
         pause_briefly();
         lock.lock();

@@ -11,6 +11,7 @@
 #include "transport/plugin/ending.h"
 #include "transport/plugin/threads.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <functional>
 #include <mutex>
@@ -27,15 +28,15 @@ public:
     // Completions that are there are handled in any case.
     template <class Done>
     bool run(std::unique_lock<std::mutex>& lock, const Deadline& deadline, Done done) {
-        for (int idle = 0;;) {
-            idle = drain() > 0 ? 0 : idle + 1;
+        for (;;) {
+            idle_ = drain() > 0 ? 0 : std::min(idle_ + 1, busy_polls);
             if (done()) {
                 return true;
             }
             if (ending_.over() || deadline.passed()) {
                 return false;
             }
-            wait(lock, deadline, idle);
+            wait(lock, deadline);
         }
     }
     // All that is there now. How many completions it was.
@@ -46,7 +47,7 @@ public:
 private:
     static constexpr int busy_polls = 128; // some ten microseconds on a real machine
 
-    void wait(std::unique_lock<std::mutex>& lock, const Deadline& deadline, int idle);
+    void wait(std::unique_lock<std::mutex>& lock, const Deadline& deadline);
     void sleep(const Deadline& deadline) const;
 
     ibv_cq* const queue_;
@@ -55,6 +56,9 @@ private:
     const Fd kick_; // wakes the one who sleeps
     const std::function<void(const ibv_wc&)> handle_;
     Condition changed_;
+    // Looks in vain since the last completion, however many calls they were made in: an idle connection is not polled again each
+    // time somebody asks for a message.
+    int idle_ = 0;
     bool sleeping_ = false; // one thread, on the channel
 };
 

@@ -3,7 +3,8 @@
 //
 // RAM is seen in granules of 2 MiB, the size of a huge page: what registering a page populates beside it the kernel would have
 // given it anyway, and a hole of a granule or more stays a hole at both sides. A region is a run of granules, within a chunk of
-// at most max_chunk bytes, that were asked for together; it is registered as a whole and stays to the connection's end.
+// at most max_chunk bytes, that were asked for together; it is registered as a whole and stays to the connection's end, by the
+// same key at the peer, while here it may be registered again (memory_replaced()).
 //
 // No input or output, no lock: the owner locks.
 #pragma once
@@ -29,7 +30,9 @@ struct Region {
     std::uint64_t remote_address = 0;
     std::uint32_t local_key = 0;
     std::uint32_t remote_key = 0;
+    bool local_asked = false; // being registered, or ready
     bool local_ready = false;
+    bool remote_asked = false;
     bool remote_ready = false;
 
     [[nodiscard]] bool ready() const { return local_ready && remote_ready; }

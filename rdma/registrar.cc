@@ -48,6 +48,11 @@ Result<void> Registrar::add(Job job, bool soon) {
     return {};
 }
 
+std::uint64_t Registrar::new_round() {
+    const std::scoped_lock lock{mutex_};
+    return ++round_;
+}
+
 void Registrar::stop() {
     std::unique_lock lock{mutex_};
     stopped_ = true;
@@ -73,8 +78,9 @@ void Registrar::run() {
         const Job job = std::move(queue.front());
         queue.pop_front();
         ++busy_;
+        const std::uint64_t round = round_;
         lock.unlock();
-        job.done(carry_out(job));
+        job.done(carry_out(job), round);
         lock.lock();
         --busy_;
         if (stopped_) {

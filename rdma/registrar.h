@@ -23,9 +23,9 @@ class Registrar {
 public:
     struct Job {
         std::byte* address = nullptr;
-        std::uint64_t length = 0; // bytes
-        int access = 0;           // IBV_ACCESS_*
-        std::function<void(Result<MemoryRegion>)> done;
+        std::uint64_t length = 0;                                            // bytes
+        int access = 0;                                                      // IBV_ACCESS_*
+        std::function<void(Result<MemoryRegion>, std::uint64_t round)> done; // round: in which it was begun
     };
 
     // pd outlives it.
@@ -36,6 +36,8 @@ public:
 
     // soon: before all that is queued and not soon. Starts the threads it needs. resources: no thread left.
     Result<void> add(Job job, bool soon);
+    // What is begun from now on is of this round.
+    std::uint64_t new_round();
     // Drops what is queued, and waits for what is being registered. Nothing is taken any more.
     void stop();
 
@@ -50,6 +52,7 @@ private:
     std::deque<Job> later_;
     std::vector<std::thread> threads_;
     std::size_t busy_ = 0;
+    std::uint64_t round_ = 0;
     bool stopped_ = false;
 };
 

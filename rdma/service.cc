@@ -92,6 +92,10 @@ void Service::want(std::span<const Region> regions, bool soon) {
     kick();
 }
 
+Outcome<void> Service::memory_replaced() {
+    return data_->memory_replaced(registrar_.new_round());
+}
+
 void Service::revoke() {
     registrar_.stop(); // what is queued is dropped, what is under way has come to finished_
     std::vector<MemoryRegion> gone;
@@ -184,11 +188,11 @@ Result<void> Service::register_memory(std::byte* address, std::uint64_t length, 
                            .length = length,
                            .access = access,
                            .done =
-                               [this, number, for_peer](Result<MemoryRegion> region) {
+                               [this, number, for_peer](Result<MemoryRegion> region, std::uint64_t round) {
                                    {
                                        const std::scoped_lock lock{mutex_};
-                                       finished_.push_back(
-                                           Finished{.number = number, .for_peer = for_peer, .region = std::move(region)});
+                                       finished_.push_back(Finished{
+                                           .number = number, .for_peer = for_peer, .round = round, .region = std::move(region)});
                                    }
                                    kick();
                                }},
@@ -196,12 +200,17 @@ Result<void> Service::register_memory(std::byte* address, std::uint64_t length, 
 }
 
 void Service::begin(const Region& region, bool soon) {
-    if (auto begun = register_memory(region.address, region.length, local_access(region.access), soon, region.number, false);
-        !begun) {
-        end_now(Fault{.error = std::move(begun.error())});
-        return;
+    if (register_local(region, soon) && !region.remote_asked) {
+        (soon ? ask_soon_ : ask_later_).push_back(region);
     }
-    (soon ? ask_soon_ : ask_later_).push_back(region);
+}
+
+bool Service::register_local(const Region& region, bool soon) {
+    auto begun = register_memory(region.address, region.length, local_access(region.access), soon, region.number, false);
+    if (!begun) {
+        end_now(Fault{.error = std::move(begun.error())});
+    }
+    return begun.has_value();
 }
 
 void Service::ask() {
@@ -232,13 +241,14 @@ void Service::finish(Finished& finished) {
         end_now(std::move(fault));
         return;
     }
-    const ibv_mr* const region = finished.region->get();
     if (!finished.for_peer) {
-        const std::uint32_t key = region->lkey;
-        local_.push_back(std::move(*finished.region));
-        data_->region_local(finished.number, key);
+        if (const auto again = data_->region_local(finished.number, *finished.region, finished.round)) {
+            finished.region->reset(); // first: both together may be more than may be locked
+            register_local(*again, true);
+        }
         return;
     }
+    const ibv_mr* const region = finished.region->get();
     const ServiceMessage answer{.type = ServiceMessage::Type::registered,
                                 .number = finished.number,
                                 .address = reinterpret_cast<std::uintptr_t>(region->addr),

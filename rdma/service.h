@@ -47,6 +47,8 @@ public:
 
     void set_memory(const MemoryTable& table);
     void want(std::span<const Region> regions, bool soon);
+    // Regions registered so far may hold pages that are no longer the memory's: as the ABI says.
+    Outcome<void> memory_replaced();
     // After it the peer can write and read nothing here any more.
     void revoke();
     // What ends the connection. A consequence of another error waits a moment for that one to show.
@@ -56,6 +58,7 @@ private:
     struct Finished { // a registration, made here
         std::uint32_t number = 0;
         bool for_peer = false;
+        std::uint64_t round = 0; // of the registrar
         Result<MemoryRegion> region;
     };
     using Moment = Clock::time_point;
@@ -64,6 +67,7 @@ private:
     [[nodiscard]] int milliseconds_to_wait() const;
     void take_work();
     void begin(const Region& region, bool soon);
+    bool register_local(const Region& region, bool soon);
     void finish(Finished& finished);
     void ask();
     void tick();
@@ -118,8 +122,7 @@ private:
     std::uint32_t in_flight_ = 0;
     std::uint32_t next_slot_ = 0;
     std::map<std::uint32_t, std::uint32_t> fences_; // number: lanes still to come
-    std::vector<MemoryRegion> local_;
-    Moment moved_ = Clock::now(); // the service lane's last completion, or the start of what is under way
+    Moment moved_ = Clock::now();                   // the service lane's last completion, or the start of what is under way
 
     Registrar registrar_; // last: its threads use all of this
 };

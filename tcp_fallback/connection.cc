@@ -234,6 +234,10 @@ Outcome<void> Connection::prepare(std::span<const pf_extent> extents) {
     return right ? Outcome<void>{} : failed(std::move(right.error()));
 }
 
+Outcome<void> Connection::memory_replaced() {
+    return usable("register memory again");
+}
+
 Outcome<void> Connection::revoke_memory(const Deadline& deadline) {
     // Also when the connection is over, though the answer is then its error.
     const bool revoked = state_.load() == State::running && gate_.revoke(deadline);

@@ -44,6 +44,7 @@ public:
 
     Outcome<void> add_memory(std::span<const pf_memory_block> blocks);
     Outcome<void> prepare(std::span<const pf_extent> extents); // nothing to do here but to look at them
+    Outcome<void> memory_replaced();                           // nor here: pages are read through the mapping
     Outcome<void> revoke_memory(const Deadline& deadline);
 
     Outcome<void> send(std::span<const std::byte> message, const Deadline& deadline);

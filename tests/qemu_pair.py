@@ -28,7 +28,8 @@ from dataclasses import dataclass, field
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "guest"))
 import guest_image  # noqa: E402
 
-PATIENCE = 60.0  # seconds: how long a wait lasts unless the caller says otherwise; generous, for busy machines
+# Seconds: how long a wait lasts unless the caller says otherwise; generous, for busy machines, and more so where those are emulated.
+PATIENCE = 60.0 * float(os.environ.get("PAGEFERRY_TEST_PATIENCE", "1"))
 _TAG = "QEMU_PAIR_WORKSPACE"  # in the environment of every process started here, and of what those start
 
 

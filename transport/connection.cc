@@ -3,12 +3,17 @@
 #include "transport/error_view.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <limits>
 #include <utility>
 
 namespace pageferry::transport {
 
 namespace {
+
+constexpr std::size_t inspect_first = 16UL * 1024; // bytes
+constexpr std::size_t inspect_most = 16UL * 1024 * 1024;
+constexpr int inspect_attempts = 8;
 
 std::uint32_t to_u32(std::int64_t value) {
     return static_cast<std::uint32_t>(std::clamp<std::int64_t>(value, 0, std::numeric_limits<std::uint32_t>::max()));
@@ -128,6 +133,14 @@ Result<void> Connection::prepare(std::span<const pf_extent> extents) {
     pf_error error = empty_error();
     if (const int status = plugin_->prepare(connection_, extents.data(), extents.size(), &error); status != PF_OK) {
         return failed(status, error, "prepare");
+    }
+    return {};
+}
+
+Result<void> Connection::memory_replaced() {
+    pf_error error = empty_error();
+    if (const int status = plugin_->memory_replaced(connection_, &error); status != PF_OK) {
+        return failed(status, error, "register memory again");
     }
     return {};
 }
@@ -277,6 +290,27 @@ Result<void> Transport::probe(const std::optional<std::string>& uri) const {
         return failed(status, error, "probe", uri.value_or(plugin_->name));
     }
     return {};
+}
+
+Result<std::string> Transport::inspect() const {
+    if (plugin_->size < offsetof(pf_transport, inspect) + sizeof plugin_->inspect || plugin_->inspect == nullptr) {
+        return std::string{};
+    }
+    std::string text(inspect_first, '\0');
+    for (int attempt = 0; attempt < inspect_attempts; ++attempt) { // a device may come between two calls
+        std::size_t length = 0;
+        const int status = plugin_->inspect(text.data(), text.size(), &length);
+        if (status == PF_OK && length <= text.size()) {
+            text.resize(length);
+            return text;
+        }
+        if (status != PF_AGAIN || length <= text.size() || length > inspect_most) {
+            return failed(status == PF_OK || status == PF_AGAIN ? int{PF_INTERNAL} : status, empty_error(), "inspect",
+                          plugin_->name);
+        }
+        text.resize(length);
+    }
+    return failed(PF_INTERNAL, empty_error(), "inspect", plugin_->name);
 }
 
 Result<Listener> Transport::listen(const std::string& uri, const Options& options) const {

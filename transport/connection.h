@@ -55,6 +55,7 @@ public:
 
     Result<void> add_memory(std::span<const MemoryBlock> blocks);
     Result<void> prepare(std::span<const pf_extent> extents);
+    Result<void> memory_replaced();
     Result<void> revoke_memory(Milliseconds timeout);
 
     Result<void> send(std::span<const std::byte> message, Milliseconds timeout);
@@ -99,9 +100,12 @@ public:
 
     [[nodiscard]] std::string name() const { return plugin_->name; }
     [[nodiscard]] std::string description() const { return plugin_->description; }
+    [[nodiscard]] bool pins_memory() const { return (plugin_->traits & PF_TRAIT_PINS_MEMORY) != 0; }
     // The plugin's own table, valid while this or anything made from it lives.
     [[nodiscard]] const pf_transport& abi() const { return *plugin_; }
     [[nodiscard]] Result<void> probe(const std::optional<std::string>& uri) const;
+    // What this host has for it: the plugin's own JSON, not parsed. Empty where the plugin tells nothing.
+    [[nodiscard]] Result<std::string> inspect() const;
     [[nodiscard]] Result<Listener> listen(const std::string& uri, const Options& options) const;
     [[nodiscard]] Result<Connection> open(const std::string& uri, const Options& options) const;
 

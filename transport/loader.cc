@@ -23,8 +23,8 @@ std::unexpected<Error> refuse(ErrorCode code, const fs::path& file, std::string 
 
 constexpr const char* rebuild = "install the plugin that belongs to this release of Pageferry, or rebuild it with its header";
 
-// The name of the first function a plugin has left out, or null. Every one is needed: a transport that cannot do a thing has a
-// function that says so.
+// The name of the first function a plugin has left out, or null. Every one but inspect is needed: a transport that cannot do a
+// thing has a function that says so.
 const char* missing_function(const pf_transport& plugin) {
     const std::pair<bool, const char*> functions[] = {
         {plugin.probe != nullptr, "probe"},
@@ -40,6 +40,7 @@ const char* missing_function(const pf_transport& plugin) {
         {plugin.describe != nullptr, "describe"},
         {plugin.add_memory != nullptr, "add_memory"},
         {plugin.prepare != nullptr, "prepare"},
+        {plugin.memory_replaced != nullptr, "memory_replaced"},
         {plugin.revoke_memory != nullptr, "revoke_memory"},
         {plugin.send != nullptr, "send"},
         {plugin.receive != nullptr, "receive"},
@@ -60,7 +61,7 @@ const char* missing_function(const pf_transport& plugin) {
 // Size and version come first: nothing else may be read before they are known to be right.
 Result<void> check(const pf_transport& plugin, const std::string& scheme, const fs::path& file) {
     // A later header may have more members than version 1 opened with; a plugin with fewer than those was not built for it.
-    constexpr std::size_t least = sizeof(pf_transport);
+    constexpr std::size_t least = PF_TRANSPORT_SIZE_MIN;
     if (plugin.size < least) {
         return refuse(ErrorCode::version, file,
                       "its table of functions has " + std::to_string(plugin.size) + " bytes, version " +

@@ -36,8 +36,15 @@ std::string remedy_for(std::string_view dlopen_words);
 std::optional<std::filesystem::path> find_plugin(const std::string& scheme, std::span<const std::filesystem::path> first = {});
 std::filesystem::path plugin_file(const std::string& scheme); // "pageferry-transport-tcp.so"
 
+// Every plugin that find_plugin() could find, in the order of their schemes, of each scheme the file that would be taken.
+struct FoundPlugin {
+    std::string scheme;
+    std::filesystem::path file;
+};
+std::vector<FoundPlugin> find_plugins(std::span<const std::filesystem::path> first = {});
+
 // Whether a plugin file for this scheme exists, without loading it: what the monitor process asks, which never loads one. This,
-// search_path() and find_plugin() are in the library pageferry_transport_search, which has no dlopen in it.
+// search_path(), find_plugin() and find_plugins() are in the library pageferry_transport_search, which has no dlopen in it.
 bool installed(const std::string& scheme, std::span<const std::filesystem::path> first = {});
 
 } // namespace pageferry::transport

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <string_view>
 #include <system_error>
 
@@ -64,6 +65,31 @@ std::optional<std::filesystem::path> find_plugin(const std::string& scheme, std:
         }
     }
     return std::nullopt;
+}
+
+std::vector<FoundPlugin> find_plugins(std::span<const std::filesystem::path> first) {
+    const std::string begin = "pageferry-transport-";
+    const std::string end = ".so";
+    std::map<std::string, fs::path> found;
+    for (const fs::path& place : search_path(first)) {
+        std::error_code failed;
+        for (fs::directory_iterator entry{place, failed}; !failed && entry != fs::directory_iterator{}; entry.increment(failed)) {
+            const std::string name = entry->path().filename();
+            if (name.size() <= begin.size() + end.size() || !name.starts_with(begin) || !name.ends_with(end)) {
+                continue;
+            }
+            const std::string scheme = name.substr(begin.size(), name.size() - begin.size() - end.size());
+            std::error_code no_file;
+            if (scheme_of(scheme + ":") == scheme && fs::is_regular_file(entry->path(), no_file)) {
+                found.try_emplace(scheme, entry->path());
+            }
+        }
+    }
+    std::vector<FoundPlugin> all;
+    for (auto& [scheme, file] : found) {
+        all.push_back(FoundPlugin{.scheme = scheme, .file = std::move(file)});
+    }
+    return all;
 }
 
 bool installed(const std::string& scheme, std::span<const std::filesystem::path> first) {

@@ -84,6 +84,8 @@ json to_json(const MoverStart& start) {
             {"userfaultfd", start.has_userfaultfd},
             {"pagemap", start.has_pagemap},
             {"clear-refs", start.has_clear_refs},
+            {"discards", start.has_discards},
+            {"no-pinning", start.no_pinning},
             {"blocks", std::move(blocks)}};
 }
 
@@ -152,6 +154,8 @@ Result<MoverStart> mover_start_from(const json& body) {
     start.has_userfaultfd = reader.flag("userfaultfd");
     start.has_pagemap = reader.flag("pagemap");
     start.has_clear_refs = reader.flag("clear-refs");
+    start.has_discards = reader.flag("discards");
+    start.no_pinning = reader.text("no-pinning");
     for (const auto& directory : reader.list("transport-path")) {
         reader.must(directory.is_string());
         start.transport_path.push_back(directory.is_string() ? directory.get<std::string>() : std::string{});

@@ -35,8 +35,8 @@ struct LinkMessage {
     [[nodiscard]] bool flag(std::string_view key) const;
 };
 
-// What a mover is told first. Descriptors go along in this order: control page, userfaultfd, pagemap, clear_refs (each where the
-// flag says so), then one for each block.
+// What a mover is told first. Descriptors go along in this order: control page, userfaultfd, pagemap, clear_refs, discards (each
+// where the flag says so), then one for each block.
 struct MoverStart {
     statemachine::Side side = statemachine::Side::source;
     std::vector<std::string> uris; // 1..most_candidates; tried in order (source), all listened on (destination)
@@ -56,6 +56,8 @@ struct MoverStart {
     bool has_userfaultfd = false;
     bool has_pagemap = false;
     bool has_clear_refs = false;
+    bool has_discards = false; // the agent's counters
+    std::string no_pinning;    // source: why its memory must not be pinned; empty: it may
 };
 
 nlohmann::json to_json(const MoverStart& start);

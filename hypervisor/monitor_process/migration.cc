@@ -30,6 +30,23 @@ bool is_directory(const std::string& path) {
     return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
 }
 
+// A device that gives guest memory back to the host at any time would have all that RDMA has pinned registered again and again;
+// without the agent's counters nobody would know of it.
+std::string why_no_pinning(const std::vector<std::string>& discarders, const AgentHandle& discards) {
+    std::string names;
+    for (const auto& device : discarders) {
+        names += (names.empty() ? "" : ", ") + device;
+    }
+    if (!names.empty()) {
+        return "its memory cannot stay pinned, for it is given back to the host at any time by " + names;
+    }
+    if (!discards.fd) {
+        return "the agent in QEMU cannot see memory that is given back to the host (" +
+               errno_error(discards.error, {}, {}).reason + ")";
+    }
+    return {};
+}
+
 Error not_now(const std::string& reason) {
     return make_error(ErrorCode::state, {}, {}, reason);
 }
@@ -240,6 +257,8 @@ Result<void> Migration::start_mover(const std::vector<RamBackend>& backends) {
         give(handles->tracking, start.has_userfaultfd);
         give(handles->pagemap, start.has_pagemap);
         give(handles->clear_refs, start.has_clear_refs);
+        give(handles->discards, start.has_discards);
+        start.no_pinning = why_no_pinning(config_.discarders, handles->discards);
         if (!start.has_userfaultfd && !start.has_clear_refs) {
             return std::unexpected(errno_error(handles->tracking.error, "userfaultfd", "QEMU",
                                                "start QEMU as root, or give its user access to /dev/userfaultfd"));

@@ -65,8 +65,8 @@ Result<void> Mover::prepare() {
         return std::unexpected(std::move(start.error()));
     }
     auto& fds = (*message)->fds;
-    const std::size_t handles =
-        1U + (start->has_userfaultfd ? 1U : 0U) + (start->has_pagemap ? 1U : 0U) + (start->has_clear_refs ? 1U : 0U);
+    const std::size_t handles = 1U + (start->has_userfaultfd ? 1U : 0U) + (start->has_pagemap ? 1U : 0U) +
+                                (start->has_clear_refs ? 1U : 0U) + (start->has_discards ? 1U : 0U);
     if (fds.size() != handles + start->blocks.size()) {
         return std::unexpected(
             make_error(ErrorCode::protocol, "read", "start message", std::to_string(fds.size()) + " descriptors came with it"));
@@ -82,6 +82,13 @@ Result<void> Mover::prepare() {
     }
     if (start->has_clear_refs) {
         tracking.clear_refs = std::move(fds[next++]);
+    }
+    if (start->has_discards) {
+        auto mapped = map_discards(fds[next++]);
+        if (!mapped) {
+            return std::unexpected(std::move(mapped.error()));
+        }
+        discards_ = std::move(*mapped);
     }
     auto blocks = map_blocks(*start, std::span{fds}.subspan(next));
     if (!blocks) {
@@ -170,9 +177,15 @@ Result<void> Mover::load_transports(const MoverStart& start) {
 }
 
 engine::PeerConfig Mover::peer_of(const MoverStart& start) {
+    std::optional<Error> no_pinning;
+    if (!start.no_pinning.empty()) {
+        no_pinning = make_error(ErrorCode::unsupported, "migrate", "guest RAM", start.no_pinning,
+                                "let it go by tcp, or start the guest without that");
+    }
     return engine::PeerConfig{.candidates = std::move(candidates_),
                               .options = options_of(start),
                               .connect_timeout = start.connect_timeout,
+                              .no_pinning = std::move(no_pinning),
                               .tell = [this](const engine::TransportUse& use) { report_transport(use); }};
 }
 
@@ -224,7 +237,8 @@ Result<void> Mover::prepare_source(MoverStart& start, memory::TrackingHandles ha
                                                                     .tracker = std::move(*tracker),
                                                                     .peer = peer_of(start),
                                                                     .pause_before_switchover = start.pause_before_switchover,
-                                                                    .page = page_},
+                                                                    .page = page_,
+                                                                    .discards = discards_.get()},
                                                port_, *machine_);
     return link_.send({{"type", "ready"}});
 }

@@ -10,6 +10,7 @@
 #include "engine/source.h"
 #include "hypervisor/link/link.h"
 #include "hypervisor/link/messages.h"
+#include "hypervisor/mover/discards.h"
 #include "hypervisor/mover/monitor_port.h"
 #include "statemachine/machine.h"
 
@@ -51,6 +52,7 @@ private:
     Link link_;
     MonitorPort port_;
     engine::ControlPage* page_ = nullptr;
+    MappedDiscards discards_; // empty: not counted
     statemachine::EventQueue events_;
     std::mutex report_mutex_; // one takes events at a time, and sends them before another takes the next
     std::optional<statemachine::Machine> machine_;

@@ -158,6 +158,7 @@ Result<AgentHandles> AgentClient::handles() {
         case PF_AGENT_HANDLE_FAULT: handles.faults.push_back(std::move(handle)); break;
         case PF_AGENT_HANDLE_PAGEMAP: handles.pagemap = std::move(handle); break;
         case PF_AGENT_HANDLE_CLEAR_REFS: handles.clear_refs = std::move(handle); break;
+        case PF_AGENT_HANDLE_DISCARDS: handles.discards = std::move(handle); break;
         default: return std::unexpected(make_error(ErrorCode::protocol, "get handles", agent_name, "it sent an unknown handle"));
         }
     }

@@ -26,6 +26,7 @@ struct AgentHandles {
     std::vector<AgentHandle> faults; // userfaultfds, likewise; PF_AGENT_FAULT_HANDLES of them
     AgentHandle pagemap;             // /proc/PID/pagemap
     AgentHandle clear_refs;          // /proc/PID/clear_refs
+    AgentHandle discards;            // memory with a pf_agent_discards (agent/agent_protocol.h), for reading
 };
 
 // A shared mapping in QEMU: guest RAM, and whatever else QEMU shares (without fd where it is of no regular file: a device).

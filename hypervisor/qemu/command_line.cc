@@ -144,7 +144,7 @@ Result<LaunchPlan> plan_guest(CommandLine& line, const Host& host) {
     if (auto done = plan_incoming(line, plan); !done) {
         return std::unexpected(done.error());
     }
-    if (auto done = find_untracked_writers(line, plan); !done) {
+    if (auto done = scan_devices(line, plan); !done) {
         return std::unexpected(done.error());
     }
     plan.arguments.push_back(plain_argument(line.binary));

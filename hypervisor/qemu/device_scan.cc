@@ -109,7 +109,17 @@ std::optional<std::string> untracked_writer(const Properties& device) {
     return writes ? std::optional{with_id(driver, device, "id")} : std::nullopt;
 }
 
-Result<void> find_untracked_writers(const CommandLine& line, LaunchPlan& plan) {
+// A plain balloon is not one of them: it is inflated now and then, when somebody says so.
+std::optional<std::string> discarder(const Properties& device) {
+    const std::string driver = device.get_or("driver", "");
+    const bool reports = driver.starts_with("virtio-balloon") && device.flag("free-page-reporting", false);
+    if (!reports && !driver.starts_with("virtio-mem-")) {
+        return std::nullopt;
+    }
+    return with_id(driver, device, "id") + (reports ? " by free page reporting" : "");
+}
+
+Result<void> scan_devices(const CommandLine& line, LaunchPlan& plan) {
     for (const Word& word : line.words) {
         const Option& option = word.option;
         const bool network = option.is("netdev") || option.is("nic") || option.is("net");
@@ -126,6 +136,9 @@ Result<void> find_untracked_writers(const CommandLine& line, LaunchPlan& plan) {
                                     : untracked_writer(*properties);
         if (writer) {
             plan.untracked_writers.push_back(*writer);
+        }
+        if (auto gives = option.is("device") ? discarder(*properties) : std::nullopt) {
+            plan.discarders.push_back(std::move(*gives));
         }
     }
     return {};
@@ -145,6 +158,9 @@ Result<void> check_config_file(const Option& option, const Host& host, LaunchPla
         if (section.group == "device") {
             if (auto writer = untracked_writer(section.properties)) {
                 plan.untracked_writers.push_back(std::move(*writer));
+            }
+            if (auto gives = discarder(section.properties)) {
+                plan.discarders.push_back(std::move(*gives));
             }
         }
     }

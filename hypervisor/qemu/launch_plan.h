@@ -62,6 +62,7 @@ struct LaunchPlan {
     bool daemonize = false;
     std::string guest_name;
     std::vector<std::string> untracked_writers;
+    std::vector<std::string> discarders;
 };
 
 // argv with every slot filled in; `number` gives the descriptor of a slot.

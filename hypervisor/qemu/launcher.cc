@@ -144,6 +144,7 @@ Result<void> start_monitor_process(const LaunchPlan& plan, Launch& launch, Fd re
                          .incoming_native = plan.incoming_native,
                          .autostart = plan.autostart,
                          .untracked_writers = plan.untracked_writers,
+                         .discarders = plan.discarders,
                          .daemonized = plan.daemonize,
                          .log = log_destination(plan.daemonize)};
     std::vector<int> keep{config.qemu_pidfd, config.qmp_fd, config.agent_fd, config.ready_fd};

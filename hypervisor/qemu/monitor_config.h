@@ -69,6 +69,7 @@ struct MonitorConfig {
     std::vector<RamBackend> ram;
     std::vector<std::string>
         untracked_writers; // devices that write guest RAM from outside: "vfio-pci hostdev0"; migrate is to be refused
+    std::vector<std::string> discarders; // devices that give guest RAM back to the host at any time: "virtio-mem-pci (vm0)"
     bool daemonized = false;
     std::string log; // "stderr", "none" or a file to append to
     bool operator==(const MonitorConfig&) const = default;

@@ -38,13 +38,15 @@ Result<void> plan_ram(CommandLine& line, const Host& host, LaunchPlan& plan);
 // Takes over the user's control monitors and adds the private one; keeps the default human monitor, which QEMU would drop.
 Result<void> plan_monitors(CommandLine& line, LaunchPlan& plan);
 
-// Devices that write guest RAM without QEMU's page tables: fills LaunchPlan::untracked_writers.
-Result<void> find_untracked_writers(const CommandLine& line, LaunchPlan& plan);
+// Devices that write guest RAM without QEMU's page tables, and those that give it back to the host whenever they like: fills
+// LaunchPlan::untracked_writers and discarders.
+Result<void> scan_devices(const CommandLine& line, LaunchPlan& plan);
 
 // What a -readconfig file must not hold, since the planner would have to change it; its devices are looked at too.
 Result<void> check_config_file(const Option& option, const Host& host, LaunchPlan& plan);
 
-// For find_untracked_writers and check_config_file: a name for a device that is one, such as "vfio-pci (hostdev0)".
+// For scan_devices and check_config_file: a name for a device that is one, such as "vfio-pci (hostdev0)".
 std::optional<std::string> untracked_writer(const Properties& device);
+std::optional<std::string> discarder(const Properties& device);
 
 } // namespace pageferry::hypervisor

@@ -23,6 +23,7 @@ chmod 1777 /tmp # nothing is mounted there: what was built may lie below it
 mkdir -p /var/tmp
 mount -t ramfs -o mode=1777 ramfs /var/tmp # what stands for a disk: no tmpfs, so no memory that could be shared with a guest
 mount -t hugetlbfs hugetlbfs /dev/hugepages
+mount -t cgroup2 none /sys/fs/cgroup
 ln -sf /proc/self/fd /dev/fd
 hostname "$lab_host"
 

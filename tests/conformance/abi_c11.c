@@ -12,5 +12,5 @@ uint32_t pageferry_abi_seen_from_c(pf_transport_entry_fn entry);
 
 uint32_t pageferry_abi_seen_from_c(pf_transport_entry_fn entry) {
     const pf_transport* transport = entry(PF_TRANSPORT_ABI_VERSION);
-    return transport == NULL || transport->size < sizeof(pf_transport) ? 0 : transport->abi_version;
+    return transport == NULL || transport->size < PF_TRANSPORT_SIZE_MIN ? 0 : transport->abi_version;
 }

@@ -135,6 +135,48 @@ TEST_F(Push, AMessageAfterAFenceFindsThePagesThere) {
     }
 }
 
+// A transport may hold on to the pages of an earlier push: told that they are others now, it has to look again.
+TEST_F(Push, PagesThatWereReplacedArePushedAsTheyAreNow) {
+    const std::vector<pf_extent> all{extent(rams.source[0], 0, rams.source[0].length(), 1),
+                                     extent(rams.source[1], 0, rams.source[1].length(), 2),
+                                     extent(rams.source[2], 0, rams.source[2].length(), 3)};
+    push_and_compare(all);
+    for (std::uint64_t round = 0; round < 4; ++round) {
+        for (Ram& ram : rams.source) {
+            ram.punch(0, ram.length());
+            ram.fill_random(100 * round + ram.block()); // pages that were not there before
+        }
+        pf_error error = no_error();
+        ASSERT_EQ(transport().memory_replaced(pair.source.get(), &error), PF_OK) << text_of(error);
+        push_and_compare(all);
+    }
+    // What was not replaced, and holes, go as well as ever; and once more without any push in between.
+    const std::uint64_t half = rams.source[0].length() / 2;
+    for (int times = 0; times < 2; ++times) {
+        rams.source[0].punch(small_page, half);
+        ASSERT_EQ(transport().memory_replaced(pair.source.get(), nullptr), PF_OK);
+    }
+    push_and_compare(all);
+}
+
+// Named ahead and perhaps being registered at that moment.
+TEST_F(Push, PagesReplacedWhileTheyArePreparedArePushedAsTheyAreNow) {
+    for (std::uint64_t round = 0; round < 8; ++round) {
+        reconnect();
+        add_memory(pair, rams, PF_MEMORY_PUSH_SOURCE, PF_MEMORY_PUSH_TARGET);
+        Ram& ram = rams.source[0];
+        const std::vector<pf_extent> all{extent(ram, 0, ram.length(), 1)};
+        ASSERT_EQ(transport().prepare(pair.source.get(), all.data(), all.size(), nullptr), PF_OK);
+        ram.punch(0, ram.length());
+        ram.fill_random(200 + round);
+        ASSERT_EQ(transport().memory_replaced(pair.source.get(), nullptr), PF_OK);
+        Seen seen;
+        ASSERT_TRUE(run_all(pair.source, pushing(pair.source), all, seen));
+        ASSERT_EQ(fence(pair.source), PF_OK);
+        EXPECT_TRUE(std::ranges::equal(ram.guest(), rams.destination[0].guest())) << "round " << round;
+    }
+}
+
 TEST_F(Push, AFullQueueIsAgainAndGoesOnAfterPoll) {
     pair = {};
     pf_options options = test_options();

@@ -1,5 +1,6 @@
 #include "ram.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -86,6 +87,13 @@ void Ram::fill_random(std::uint64_t seed) {
 
 void Ram::fill(std::uint8_t value) {
     std::ranges::fill(guest(), std::byte{value});
+}
+
+void Ram::punch(std::uint64_t offset, std::uint64_t length) {
+    const auto first = static_cast<off_t>(offset);
+    if (::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first, static_cast<off_t>(length)) != 0) {
+        no_memory("fallocate");
+    }
 }
 
 TwoRams usual_rams() {

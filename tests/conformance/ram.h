@@ -41,6 +41,8 @@ public:
     [[nodiscard]] std::uint64_t length() const { return length_; }
     void fill_random(std::uint64_t seed);
     void fill(std::uint8_t value);
+    // What a hypervisor does to give memory back to the host: the pages of this range are gone, and read as zeros.
+    void punch(std::uint64_t offset, std::uint64_t length);
 
 private:
     std::uint32_t block_;

@@ -6,7 +6,7 @@ Events and answers come by chance between each other, so each is compared in its
 import json
 import os
 
-from under_pageferry import FAST, HERE, Case, QmpClosed, main, program, wait_until
+from under_pageferry import FAST, HERE, Case, QmpClosed, main, wait_until
 
 with open(os.path.join(HERE, "..", "data", "qemu-11.1-traces.json"), encoding="utf-8") as file:
     GOLDEN = json.load(file)
@@ -37,9 +37,8 @@ class Scenarios:
 
     def setUp(self):
         super().setUp()
-        image = program("guest/guest_writer.img")  # 99 MiB, as the traces' guest
-        self.source = Side(self.started("src", memory=128, image=image))
-        self.destination = Side(self.start("dst", memory=128, image=image, incoming=True))
+        self.source = Side(self.started("src", **self.large()))  # as the traces' guest
+        self.destination = Side(self.start("dst", incoming=True, **self.large()))
 
     def begin_trace(self):
         uri = self.uri()
@@ -107,9 +106,8 @@ class Scenarios:
         self.compare("refusals_idle")
 
 
-class Tcp(Scenarios, Case):
-    def dead_uri(self):
-        return "tcp:127.0.0.1:1"
+class Network(Scenarios, Case):
+    """Over what --scheme and --host name: tcp, unless said otherwise."""
 
 
 class Unix(Scenarios, Case):

@@ -1,9 +1,13 @@
 """What the integration tests share: guests under `pageferry qemu`, moves that are checked, and the proof that nothing is left.
 
-    chain_test.py BUILD/bin [unittest options and test names]
+    chain_test.py BUILD/bin [--scheme tcp|rdma] [--host ADDRESS] [--small] [unittest options and test names]
+
+The scheme and host are of the migrations that name no other; an RDMA device has to have that address. --small: guests of 64 MiB where
+they would be larger, for machines that are emulated.
 
 Standard library only.
 """
+import argparse
 import json
 import os
 import stat
@@ -14,23 +18,29 @@ import unittest
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, ".."), os.path.join(HERE, "..", "guest")]
 import guest_image  # noqa: E402
-from qemu_pair import Launch, Qmp, QmpClosed, QmpError, Vm, Workspace, free_port, wait_until  # noqa: E402, F401
+from qemu_pair import PATIENCE, Launch, Qmp, QmpClosed, QmpError, Vm, Workspace, free_port, wait_until  # noqa: E402, F401
 
-PATIENCE = 60.0
+
 END_MIB = 40  # the small writer rewrites 1 MiB .. this
 MEMORY = 64   # MiB, of a guest with that writer
 FAST = {"downtime-limit": 20000, "max-bandwidth": 0}         # a writer that never rests arrives all the same
 SLOW = {"downtime-limit": 1, "max-bandwidth": 1 << 20}       # it does not: the migration stays in `active`
 _programs = ""
+_where = argparse.Namespace(scheme="tcp", host="127.0.0.1", small=False)
 
 
 def main():
     """Runs the calling file's tests with the programs in the directory named first."""
     global _programs
     if len(sys.argv) < 2:
-        sys.exit(f"usage: {sys.argv[0]} BUILD/bin [unittest options]")
+        sys.exit(f"usage: {sys.argv[0]} BUILD/bin [--scheme tcp|rdma] [--host ADDRESS] [--small] [unittest options]")
     sys.modules["under_pageferry"]._programs = _programs = os.path.abspath(sys.argv.pop(1))
-    unittest.main(module="__main__", verbosity=2)
+    o = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    o.add_argument("--scheme", choices=("tcp", "rdma"))
+    o.add_argument("--host")
+    o.add_argument("--small", action="store_true")
+    _, rest = o.parse_known_args(namespace=sys.modules["under_pageferry"]._where)
+    unittest.main(module="__main__", verbosity=2, argv=[sys.argv[0], *rest])
 
 
 def program(name):
@@ -40,6 +50,10 @@ def program(name):
 def drop_in(prefix=(), **environment):
     """How QEMU is started under Pageferry."""
     return Launch([*prefix, program("pageferry"), "qemu", "--"], environment=environment)
+
+
+def bracketed(host):
+    return f"[{host}]" if ":" in host else host
 
 
 def plain(**environment):
@@ -80,11 +94,19 @@ class Case(unittest.TestCase):
         vm.wait_writing()
         return vm
 
+    def large(self):
+        """The machine of a guest that rewrites 99 MiB, unless small ones are wanted."""
+        return {} if _where.small else {"memory": 128, "image": program("guest/guest_writer.img")}
+
     def pair(self, **options):
         return self.started("src", **options), self.start("dst", incoming=True, **options)
 
     def uri(self):
-        return f"tcp:127.0.0.1:{free_port()}"
+        return f"{_where.scheme}:{bracketed(_where.host)}:{free_port(_where.host)}"
+
+    def dead_uri(self):
+        """Where nobody listens."""
+        return f"{_where.scheme}:{bracketed(_where.host)}:1"
 
     def begin(self, source, destination, uri=None, parameters=None):
         """Both commands; the source has answered when this returns."""

@@ -243,29 +243,30 @@ class CommandLine(unittest.TestCase):
         ours, theirs = pty.openpty()
         self.addCleanup(os.close, ours)
         before = termios.tcgetattr(theirs)
-        with subprocess.Popen([sys.executable, os.path.join(ROOT, "lab", "main.py")], stdin=theirs, stdout=theirs, stderr=theirs) as shell:
-            self.addCleanup(shell.kill)
-            said = b""
+        shell = subprocess.Popen([sys.executable, os.path.join(ROOT, "lab", "main.py")], stdin=theirs, stdout=theirs, stderr=theirs)
+        self.addCleanup(shell.wait)
+        self.addCleanup(shell.kill)
+        said = b""
 
-            def wait_for(text):  # after what was waited for before
-                nonlocal said
-                end = time.monotonic() + 120
-                while text not in said:
-                    self.assertLess(time.monotonic(), end, said)
-                    if select.select([ours], [], [], 1)[0]:
-                        said += os.read(ours, 4096)
-                head, _, said = said.partition(text)
-                return head
-            wait_for(b"# ")
-            os.write(ours, b"\n")  # what is typed while bash sets up the terminal may be lost
-            wait_for(b"# ")
-            os.write(ours, b"echo begun $((1 + 1)); sleep 1000\n")
-            wait_for(b"begun 2")
-            os.write(ours, b"\x03")  # Ctrl-C ends the sleep, not the lab
-            wait_for(b"# ")
-            os.write(ours, b"tty; echo $((6 * 7)); exit 4\n")
-            self.assertIn(b"/dev/hvc0", wait_for(b"42"))
-            self.assertEqual(shell.wait(60), 4)
+        def wait_for(text):  # after what was waited for before
+            nonlocal said
+            end = time.monotonic() + 120
+            while text not in said:
+                self.assertLess(time.monotonic(), end, said)
+                if select.select([ours], [], [], 1)[0]:
+                    said += os.read(ours, 4096)
+            head, _, said = said.partition(text)
+            return head
+        wait_for(b"# ")
+        os.write(ours, b"\n")  # what is typed while bash sets up the terminal may be lost
+        wait_for(b"# ")
+        os.write(ours, b"echo begun $((1 + 1)); sleep 1000\n")
+        wait_for(b"begun 2")
+        os.write(ours, b"\x03")  # Ctrl-C ends the sleep, not the lab
+        wait_for(b"# ")
+        os.write(ours, b"tty; echo $((6 * 7)); exit 4\n")
+        self.assertIn(b"/dev/hvc0", wait_for(b"42"))
+        self.assertEqual(shell.wait(60), 4)
         self.assertEqual(termios.tcgetattr(theirs), before)
         os.close(theirs)
 

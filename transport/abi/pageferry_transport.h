@@ -153,12 +153,18 @@ typedef void (*pf_progress)(void* context, enum pf_phase phase, const char* deta
 #define PF_PULL_BULK 0u
 #define PF_PULL_URGENT 1u
 
+/* Pages are read where they were when the transport registered them, not where they are mapped when they are pushed: whoever
+ * replaces pages (punches holes into the file) must be watched, see memory_replaced(). */
+#define PF_TRAIT_PINS_MEMORY 0x1u
+
 typedef struct pf_transport {
     uint32_t size;
     uint32_t abi_version;       /* PF_TRANSPORT_ABI_VERSION */
     const char* name;           /* "tcp" */
     const char* description;    /* one line, for people */
     const char* const* schemes; /* NULL-terminated */
+    uint32_t traits;            /* PF_TRAIT_* */
+    uint32_t reserved;          /* 0 */
 
     /* Can this host use it? PF_OK, or why not and what to install or set. uri may be NULL; with one, the address is looked at
      * too. */
@@ -189,6 +195,10 @@ typedef struct pf_transport {
     /* A hint: pushes or pulls of these ranges are to come, roughly in this order (cookies are not used). A transport that needs
        memory registered begins with it, in the background; others have nothing to do. What was never named works as well. */
     int (*prepare)(pf_connection* connection, const pf_extent* extents, size_t count, pf_error* error);
+    /* Pages that this side pushes from (or pulls into) may have been replaced by others (holes were punched): what was registered
+       of them is registered again before the next push. What the peer may reach is not touched by it. PF_STATE, with nothing
+       done: a push or pull is under way, or its completion was not fetched. */
+    int (*memory_replaced)(pf_connection* connection, pf_error* error);
     /* After PF_OK nothing the peer has sent or will send can change this side's memory. Control goes on working. */
     int (*revoke_memory)(pf_connection* connection, int64_t timeout_ms, pf_error* error);
 
@@ -212,7 +222,18 @@ typedef struct pf_transport {
     int (*fence)(pf_connection* connection, int64_t timeout_ms, pf_error* error);
 
     int (*counters)(pf_connection* connection, pf_counters* counters);
+
+    /* Optional: NULL, or a table that ends before it, where there is nothing to tell. What this host has for this transport, as
+       one JSON object in UTF-8, for people and tools, any thread, no NUL at the end. *length is always set to what is needed;
+       PF_AGAIN when that is more than capacity, and then buffer (which may be NULL with capacity 0) is as it was. Its member
+       "findings" is an array of lines for people: {"what": "rxe0 port 1", "value": "active, Ethernet", "ok": false, "reason":
+       "...", "remedy": "..."}; "ok" is left out where there is nothing to judge, the last two where it is true. All other members
+       are the transport's own. */
+    int (*inspect)(char* buffer, size_t capacity, size_t* length);
 } pf_transport;
+
+/* Size of the smallest table of version 1: all that a caller may count on. */
+#define PF_TRANSPORT_SIZE_MIN offsetof(pf_transport, inspect)
 
 /* The one symbol a plugin exports. host_abi_version is the version of the host's header; a plugin that cannot serve it answers
  * NULL. */

@@ -1,7 +1,8 @@
 // The transport ABI's table of functions over a plugin's own classes: what is the same for every plugin written in C++.
 //
-//   Connection  open(uri, options), connect, cancel, describe, add_memory, prepare, revoke_memory, send, receive, submit, poll,
-//               fence, counters; its destructor closes
+//   Connection  open(uri, options), connect, cancel, describe, add_memory, prepare, memory_replaced, revoke_memory, send,
+//   receive,
+//               submit, poll, fence, counters; its destructor closes
 //   Listener    listen(uri, options), uri, accept, cancel; its destructor closes
 //   look        is this host able, and with a URI (or nullptr): is that address usable?
 //
@@ -138,6 +139,10 @@ struct Table {
         });
     }
 
+    static int memory_replaced(pf_connection* connection, pf_error* error) {
+        return guarded(error, "register memory again", [&] { return done(error, own(connection).memory_replaced()); });
+    }
+
     static int revoke_memory(pf_connection* connection, int64_t timeout_ms, pf_error* error) {
         return guarded(error, "revoke memory",
                        [&] { return done(error, own(connection).revoke_memory(Deadline::in(timeout_ms))); });
@@ -216,13 +221,17 @@ struct Table {
         });
     }
 
-    static constexpr pf_transport make(const char* name, const char* description, const char* const* schemes) {
+    // traits: PF_TRAIT_*. inspect is the ABI's own, where there is one.
+    static constexpr pf_transport make(const char* name, const char* description, const char* const* schemes,
+                                       std::uint32_t traits = 0, int (*inspect)(char*, size_t, size_t*) = nullptr) {
         return pf_transport{
             .size = sizeof(pf_transport),
             .abi_version = PF_TRANSPORT_ABI_VERSION,
             .name = name,
             .description = description,
             .schemes = schemes,
+            .traits = traits,
+            .reserved = 0,
             .probe = probe,
             .listen = listen,
             .listener_uri = listener_uri,
@@ -236,6 +245,7 @@ struct Table {
             .describe = describe,
             .add_memory = add_memory,
             .prepare = prepare,
+            .memory_replaced = memory_replaced,
             .revoke_memory = revoke_memory,
             .send = send,
             .receive = receive,
@@ -244,6 +254,7 @@ struct Table {
             .poll = poll,
             .fence = fence,
             .counters = counters,
+            .inspect = inspect,
         };
     }
 };

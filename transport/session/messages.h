@@ -38,6 +38,10 @@ inline constexpr std::size_t max_text = 2048;           // bytes in a text for p
 
 enum class Role : std::uint8_t { source = 1, destination = 2 };
 
+// Feature bits of Hello and HelloReply. A destination that waits for a migration does not know this one: it answers without it,
+// and what follows turns the prober away as any stranger.
+inline constexpr std::uint64_t feature_probe = std::uint64_t{1} << 63U; // a probe of the connection, no migration
+
 struct Range {
     std::uint64_t offset = 0; // bytes
     std::uint64_t length = 0; // bytes
@@ -57,7 +61,7 @@ struct Hello {
     SessionId session{};
     std::uint32_t epoch = 0;
     Role role = Role::source;
-    std::uint64_t features = 0; // bits that both sides must know are agreed by AND; none are defined in version 1
+    std::uint64_t features = 0; // bits that both sides must know are agreed by AND: feature_...
     std::string software;       // "pageferry 0.1.0", for people
     bool operator==(const Hello&) const = default;
 };

@@ -1,12 +1,14 @@
 /* The agent: preloaded into QEMU, the only code of Pageferry's in its address space. See agent_protocol.h.
  *
  * It holds what only QEMU's own process can make (userfaultfds, pagemap), made before QEMU drops privileges or closes its
- * sandbox, hands it out, and, when asked, zaps page tables and switches disks between direct and buffered I/O. It must not
+ * sandbox, hands it out, and, when asked, zaps page tables and switches disks between direct and buffered I/O. It counts holes
+ * that are punched into shared memory (discards.c). It must not
  * disturb QEMU: one thread with all signals blocked, no heap after the start but to list descriptors, no output, nothing
  * inherited by QEMU's children.
  */
 #include "hypervisor/qemu/agent/agent_protocol.h"
 #include "hypervisor/qemu/agent/descriptors.h"
+#include "hypervisor/qemu/agent/discards.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -44,6 +46,7 @@ static struct {
     struct handle faults[PF_AGENT_FAULT_HANDLES];
     struct handle pagemap;
     struct handle clear_refs;
+    struct handle discards;
 } agent = {.socket = -1, .userfaultfd_device = -1, .maps = -1, .fd_folder = -1};
 
 /* A shell script may stand before QEMU (Debian's qemu-system-i386 does): only QEMU itself takes the socket. It has glib, or says
@@ -168,7 +171,8 @@ static bool send_handles(uint64_t sequence) {
         sent = sent && send_handle(sequence, PF_AGENT_HANDLE_FAULT, i, agent.faults[i]);
     }
     return sent && send_handle(sequence, PF_AGENT_HANDLE_PAGEMAP, 0, agent.pagemap) &&
-           send_handle(sequence, PF_AGENT_HANDLE_CLEAR_REFS, 0, agent.clear_refs);
+           send_handle(sequence, PF_AGENT_HANDLE_CLEAR_REFS, 0, agent.clear_refs) &&
+           send_handle(sequence, PF_AGENT_HANDLE_DISCARDS, 0, agent.discards);
 }
 
 /* Reads one line of /proc/self/maps at a time, without the heap. */
@@ -209,7 +213,7 @@ static bool next_mapping(struct maps_reader* reader, struct pf_agent_mapping* pe
         int path = 0;
         if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64 " %n", &begin, &end, rights, &offset,
                    &major_number, &minor_number, &inode, &path) < 7 ||
-            rights[3] != 's' || inode == 0) {
+            rights[3] != 's' || inode == 0 || begin == (uintptr_t)discards_counted()) {
             continue;
         }
         const uint64_t device = makedev(major_number, minor_number);
@@ -369,6 +373,7 @@ __attribute__((constructor)) static void start(void) {
     }
     agent.pagemap = opened(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
     agent.clear_refs = opened(open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC));
+    agent.discards = count_discards();
     agent.maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
     agent.fd_folder = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     start_thread();

@@ -12,7 +12,7 @@
 
 /* NOLINTBEGIN(modernize-macro-to-enum): C */
 #define PF_AGENT_MAGIC 0x41474650u /* "PFGA" */
-#define PF_AGENT_VERSION 2u
+#define PF_AGENT_VERSION 3u
 #define PF_AGENT_FAULT_HANDLES 8u
 #define PF_AGENT_PATH_BYTES 4096u
 /* NOLINTEND(modernize-macro-to-enum) */
@@ -39,10 +39,18 @@ enum pf_agent_request_type {
 enum pf_agent_item_kind { PF_AGENT_END = 0, PF_AGENT_HANDLE = 1, PF_AGENT_MAPPING = 2, PF_AGENT_DISK = 3 };
 
 enum pf_agent_handle_kind {
-    PF_AGENT_HANDLE_TRACKING = 1,  /* userfaultfd for dirty tracking; without UFFDIO_API */
-    PF_AGENT_HANDLE_FAULT = 2,     /* userfaultfd for faults, numbered by index; without UFFDIO_API */
-    PF_AGENT_HANDLE_PAGEMAP = 3,   /* /proc/self/pagemap, read only */
-    PF_AGENT_HANDLE_CLEAR_REFS = 4 /* /proc/self/clear_refs, write only */
+    PF_AGENT_HANDLE_TRACKING = 1,   /* userfaultfd for dirty tracking; without UFFDIO_API */
+    PF_AGENT_HANDLE_FAULT = 2,      /* userfaultfd for faults, numbered by index; without UFFDIO_API */
+    PF_AGENT_HANDLE_PAGEMAP = 3,    /* /proc/self/pagemap, read only */
+    PF_AGENT_HANDLE_CLEAR_REFS = 4, /* /proc/self/clear_refs, write only */
+    PF_AGENT_HANDLE_DISCARDS = 5    /* memory that begins with a pf_agent_discards; to be mapped for reading */
+};
+
+/* How often QEMU has punched a hole into shared memory (or tried to) since it was started. Read `ended` before `begun`: where
+ * they are equal, none was under way at that moment; where both are as they were, there was none in between either. */
+struct pf_agent_discards {
+    uint64_t begun; /* goes up before the first page goes */
+    uint64_t ended; /* goes up after the last */
 };
 
 struct pf_agent_request {

@@ -130,6 +130,40 @@ TEST_F(Agent, ZapsOnlyWithinASharedMapping) {
     }
 }
 
+// Only holes count, and every way to punch one; the calls do what they do without the agent, errors among it.
+TEST_F(Agent, CountsHolesThatArePunched) {
+    start(PAGEFERRY_TEST_AGENT_HOST, PAGEFERRY_TEST_AGENT);
+    AgentClient client{std::move(ours)};
+    auto handles = client.handles();
+    ASSERT_TRUE(handles) << handles.error().to_string();
+    ASSERT_TRUE(handles->discards.fd) << handles->discards.error;
+    const int memory = handles->discards.fd.get();
+    EXPECT_EQ(::mmap(nullptr, sizeof(pf_agent_discards), PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0), MAP_FAILED);
+    EXPECT_NE(::ftruncate(memory, 0), 0);
+    void* const mapped = ::mmap(nullptr, sizeof(pf_agent_discards), PROT_READ, MAP_SHARED, memory, 0);
+    ASSERT_NE(mapped, MAP_FAILED);
+    const auto* counters = static_cast<const volatile pf_agent_discards*>(mapped);
+    const auto counted = [&](char what) {
+        const std::uint64_t before = counters->begun;
+        EXPECT_EQ(before, counters->ended);
+        const std::array<char, 2> line{what, '\n'};
+        EXPECT_EQ(::write(to_child.get(), line.data(), line.size()), 2);
+        const std::string said = read_line();
+        EXPECT_EQ(counters->begun, counters->ended);
+        return std::pair{counters->begun - before, said};
+    };
+    for (const char punch : {'p', 'q', 'r'}) {
+        ASSERT_EQ(::pwrite(file.get(), "y", 1, 4096), 1);
+        EXPECT_EQ(counted(punch), std::pair(std::uint64_t{1}, std::string{"0 0 0"})) << punch;
+    }
+    ASSERT_EQ(::pwrite(file.get(), "y", 1, 4096), 1);
+    for (const char harmless : {'d', 'a'}) {
+        EXPECT_EQ(counted(harmless), std::pair(std::uint64_t{0}, std::string{"0 0 121"})) << harmless;
+    }
+    EXPECT_EQ(counted('e'), std::pair(std::uint64_t{1}, "-1 " + std::to_string(EBADF) + " 121"));
+    ::munmap(mapped, sizeof(pf_agent_discards));
+}
+
 TEST_F(Agent, MakesMoreUserfaultfdsAndLetsGoOfThem) {
     start(PAGEFERRY_TEST_AGENT_HOST, PAGEFERRY_TEST_AGENT);
     AgentClient client{std::move(ours)};

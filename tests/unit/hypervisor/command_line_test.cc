@@ -127,6 +127,27 @@ TEST(CommandLine, WritersPageferryCannotSeeAreNamed) {
     }
 }
 
+TEST(CommandLine, DevicesThatGiveMemoryBackAreNamed) {
+    const std::vector<std::pair<std::string, std::vector<std::string>>> rows{
+        {"-device virtio-mem-pci,memdev=m,id=vm0", {"virtio-mem-pci (vm0)"}},
+        {"-device virtio-balloon-pci,id=b,free-page-reporting=on", {"virtio-balloon-pci (b) by free page reporting"}},
+        {R"(-device {"driver":"virtio-balloon-ccw","free-page-reporting":true})", {"virtio-balloon-ccw by free page reporting"}},
+        {"-device virtio-balloon-pci,id=b,free-page-reporting=off -device virtio-balloon-pci", {}},
+        {"-device virtio-blk-pci,drive=d -netdev user,id=n", {}},
+    };
+    for (const auto& [line, names] : rows) {
+        const auto made = plan("qemu-system-x86_64 " + line);
+        ASSERT_TRUE(made) << line;
+        EXPECT_EQ(made->discarders, names) << line;
+        EXPECT_TRUE(made->untracked_writers.empty()) << line;
+    }
+    FakeHost host;
+    host.files["/c"] = "[device \"b\"]\n  driver = \"virtio-balloon\"\n  free-page-reporting = \"on\"\n";
+    const auto made = plan("qemu-system-x86_64 -readconfig /c", host);
+    ASSERT_TRUE(made) << made.error().to_string();
+    EXPECT_EQ(made->discarders, std::vector<std::string>{"virtio-balloon (b) by free page reporting"});
+}
+
 TEST(CommandLine, ConfigurationFilesAreReadForWhatMustNotBeInThem) {
     FakeHost host;
     host.files["/ok"] =

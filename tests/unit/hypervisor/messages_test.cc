@@ -36,6 +36,8 @@ MoverStart some_start() {
     start.has_userfaultfd = true;
     start.has_pagemap = true;
     start.has_clear_refs = true;
+    start.has_discards = true;
+    start.no_pinning = "virtio-mem-pci (\"vm0\")";
     return start;
 }
 
@@ -58,6 +60,8 @@ void expect_same(const MoverStart& a, const MoverStart& b) {
     EXPECT_EQ(a.transport_path, b.transport_path);
     EXPECT_EQ(a.has_userfaultfd, b.has_userfaultfd);
     EXPECT_EQ(a.has_pagemap, b.has_pagemap);
+    EXPECT_EQ(a.has_discards, b.has_discards);
+    EXPECT_EQ(a.no_pinning, b.no_pinning);
     EXPECT_EQ(a.has_clear_refs, b.has_clear_refs);
     ASSERT_EQ(a.blocks.size(), b.blocks.size());
     for (std::size_t i = 0; i < a.blocks.size(); ++i) {
@@ -88,7 +92,7 @@ TEST(MoverStart, ComesOverTheLinkWithWhatIsThereByDefault) {
 
 TEST(MoverStart, EachFlagIsItsOwn) {
     for (const auto flag : {&MoverStart::pause_before_switchover, &MoverStart::guest_runs, &MoverStart::has_userfaultfd,
-                            &MoverStart::has_pagemap, &MoverStart::has_clear_refs}) {
+                            &MoverStart::has_pagemap, &MoverStart::has_clear_refs, &MoverStart::has_discards}) {
         MoverStart start = some_start();
         start.*flag = !(start.*flag);
         expect_round_trip(start);

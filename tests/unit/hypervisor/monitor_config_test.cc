@@ -15,6 +15,7 @@ MonitorConfig example() {
     config.autostart = false;
     config.ram.push_back({.id = "pc.ram", .size = 1ULL << 40, .mem_path = "/dev/shm/\"x\"", .device = UINT64_MAX, .inode = 7});
     config.untracked_writers = {"vfio-pci (hostdev0)"};
+    config.discarders = {"virtio-mem-pci (vm0)"};
     config.log = "none";
     return config;
 }

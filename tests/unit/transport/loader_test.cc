@@ -118,6 +118,20 @@ TEST(Loader, LoadsAndUnloadsWithTheLastUser) {
     EXPECT_FALSE(is_loaded(file));
 }
 
+TEST(Loader, InspectIsOptional) {
+    const auto good = load("good", plugins);
+    ASSERT_TRUE(good);
+    const auto text = good->inspect();
+    ASSERT_TRUE(text) << text.error().to_string();
+    EXPECT_EQ(text->size(), 40'000U) << "it is asked again with room enough";
+    EXPECT_EQ(text->front(), '{');
+    EXPECT_EQ(text->back(), '}');
+
+    const auto old = load("old", plugins);
+    ASSERT_TRUE(old) << old.error().to_string();
+    EXPECT_EQ(old->inspect().value_or("error"), "");
+}
+
 TEST(Loader, TwiceGivesTheSameAndEitherKeepsItLoaded) {
     auto first = load("good", plugins);
     const auto second = load("good", plugins);
@@ -148,7 +162,7 @@ TEST(Loader, WhatIsWrongIsSaid) {
     check("symbol", ErrorCode::unsupported, "does not export pageferry_transport_entry()");
     check("version", ErrorCode::version, "built for version 42 of the transport interface, this is version 1");
     check("null", ErrorCode::version, "cannot serve version 1");
-    check("size", ErrorCode::version, "needs " + std::to_string(sizeof(pf_transport)));
+    check("size", ErrorCode::version, "needs " + std::to_string(PF_TRANSPORT_SIZE_MIN));
     check("function", ErrorCode::unsupported, "\"fence\" is missing");
     check("name", ErrorCode::unsupported, "name, description or list of schemes is missing");
     check("scheme", ErrorCode::unsupported, "does not serve the scheme \"scheme\", only another, third");
@@ -196,6 +210,17 @@ TEST(SearchPath, TheCallersThenTheVariablesThenTheProgramsThenTheInstallations) 
     const fs::path program = fs::read_symlink("/proc/self/exe").parent_path();
     EXPECT_TRUE(std::ranges::count(places, program) == 1);
     EXPECT_EQ(std::ranges::count(places, fs::path{}), 0) << "an empty entry is not the current directory";
+}
+
+TEST(SearchPath, EveryPluginIsFoundOnceByItsScheme) {
+    std::vector<std::string> schemes;
+    for (const FoundPlugin& one : find_plugins(plugins)) {
+        schemes.push_back(one.scheme);
+        EXPECT_EQ(one.file, find_plugin(one.scheme, plugins));
+    }
+    EXPECT_TRUE(std::ranges::is_sorted(schemes));
+    EXPECT_EQ(std::ranges::count(schemes, "good"), 1);
+    EXPECT_EQ(std::ranges::count(schemes, "unresolved"), 1) << "also what will not load: the one who asks wants to know";
 }
 
 TEST(SearchPath, TheVariableFindsAPlugin) {

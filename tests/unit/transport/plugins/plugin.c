@@ -62,6 +62,11 @@ static int prepare(pf_connection* connection, const pf_extent* extents, size_t c
     return PF_OK;
 }
 
+static int memory_replaced(pf_connection* connection, pf_error* error) {
+    (void)connection, (void)error;
+    return PF_OK;
+}
+
 static int send(pf_connection* connection, const void* message, size_t length, int64_t timeout_ms, pf_error* error) {
     (void)connection, (void)message, (void)length, (void)timeout_ms, (void)error;
     return PF_UNSUPPORTED;
@@ -90,7 +95,26 @@ static int counters(pf_connection* connection, pf_counters* counted) {
     return PF_UNSUPPORTED;
 }
 
+#ifndef WRONG_OLD
+/* More than a first guess holds. */
+static int inspect(char* buffer, size_t capacity, size_t* length) {
+    *length = 40000;
+    if (capacity < *length) {
+        return PF_AGAIN;
+    }
+    for (size_t i = 0; i < *length; ++i) {
+        buffer[i] = ' ';
+    }
+    buffer[0] = '{';
+    buffer[*length - 1] = '}';
+    return PF_OK;
+}
+#endif
+
 static const char* const schemes[] = {
+#ifdef WRONG_OLD
+    "old",
+#endif
 #ifdef WRONG_SCHEME
     "another", "third",
 #else
@@ -99,8 +123,10 @@ static const char* const schemes[] = {
     NULL};
 
 static const pf_transport transport = {
-#ifdef WRONG_SIZE
-    .size = sizeof(pf_transport) - sizeof(void*),
+#ifdef WRONG_OLD
+    .size = PF_TRANSPORT_SIZE_MIN, /* from before inspect: nothing behind it may be read */
+#elif defined WRONG_SIZE
+    .size = PF_TRANSPORT_SIZE_MIN - sizeof(void*),
 #else
     .size = sizeof(pf_transport),
 #endif
@@ -127,6 +153,7 @@ static const pf_transport transport = {
     .describe = describe,
     .add_memory = add_memory,
     .prepare = prepare,
+    .memory_replaced = memory_replaced,
     .revoke_memory = wait,
     .send = send,
     .receive = receive,
@@ -137,6 +164,9 @@ static const pf_transport transport = {
     .fence = wait,
 #endif
     .counters = counters,
+#ifndef WRONG_OLD
+    .inspect = inspect,
+#endif
 };
 
 #ifdef WRONG_SYMBOL

@@ -451,6 +451,9 @@ void Service::tick() {
         const std::scoped_lock lock{mutex_};
         if (consequence_ && Clock::now() >= consequence_at_) {
             due = std::exchange(consequence_, std::nullopt);
+            if (!port_down_) {
+                due->error.reason += "; nothing else was reported: the path to the peer may be dead";
+            }
         }
     }
     if (due) {
@@ -576,7 +579,6 @@ void Service::fail(Fault fault, bool consequence) {
             return;
         }
         consequence_ = std::move(fault);
-        consequence_->error.reason += "; nothing else was reported: the path to the peer may be dead";
         consequence_at_ = Clock::now() + patience_for_a_cause;
     }
     kick();

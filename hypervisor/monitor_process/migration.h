@@ -85,6 +85,7 @@ private:
     void mover_status(const LinkMessage& message);
     void mover_request(std::uint64_t id, const LinkMessage& message);
     void mover_ended(const std::string& how);
+    void end_mover_within(std::chrono::milliseconds limit);
     void answer(std::uint64_t id, const Result<void>& result, nlohmann::json details = nlohmann::json::object(),
                 const Fd& fd = {});
     void answer(std::uint64_t id, const Result<Fd>& stream, nlohmann::json details);

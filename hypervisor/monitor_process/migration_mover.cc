@@ -14,7 +14,8 @@ using statemachine::Side;
 using statemachine::Status;
 
 namespace {
-constexpr std::chrono::seconds mover_end_limit{2}; // for one that was told to stop
+constexpr std::chrono::seconds mover_end_limit{2};    // for one that was told to stop
+constexpr std::chrono::seconds killed_mover_limit{1}; // for one that was killed
 } // namespace
 
 void Migration::tell_mover(const json& message) {
@@ -258,17 +259,31 @@ void Migration::attempt_failed(const std::string& text) {
     }
 }
 
+// A killed process runs no code any more, but the kernel may hold it for as long as it likes, releasing what a device has of it.
+// The guest does not wait for that.
+void Migration::end_mover_within(std::chrono::milliseconds limit) {
+    deadline_.expires_after(limit);
+    deadline_.async_wait([this](const boost::system::error_code& error) {
+        if (error || !mover_) {
+            return;
+        }
+        log_("the mover did not end in time and is killed");
+        mover_->kill();
+        deadline_.expires_after(killed_mover_limit);
+        deadline_.async_wait([this](const boost::system::error_code& cut_short) {
+            if (!cut_short && mover_) {
+                log_("the killed mover is held by the kernel, and left to it");
+                end_mover();
+                clean_up();
+            }
+        });
+    });
+}
+
 // In failing or cancelling: first the mover goes, then the guest is put back, then the state says so.
 void Migration::clean_up() {
     if (mover_) {
-        deadline_.expires_after(mover_end_limit);
-        deadline_.async_wait([this](const boost::system::error_code& error) {
-            if (!error && mover_) {
-                log_("the mover did not end in time and is killed");
-                mover_->kill();
-            }
-        });
-        return; // mover_ended() comes back here
+        return end_mover_within(mover_end_limit); // mover_ended() comes back here
     }
     deadline_.cancel();
     if (std::exchange(cleaning_up_, true)) {

@@ -32,6 +32,18 @@ constexpr int link_number = 3; // the mover's descriptor of the link
     ::_exit(127);
 }
 
+constexpr int killed_mover_wait_ms = 500;
+
+// Killed, and not waited for.
+std::vector<pid_t>& unburied() {
+    static std::vector<pid_t> pids;
+    return pids;
+}
+
+void bury_the_dead() {
+    std::erase_if(unburied(), [](pid_t pid) { return ::waitpid(pid, nullptr, WNOHANG) != 0; });
+}
+
 std::string how_it_ended(int status) {
     if (WIFSIGNALED(status)) {
         const int signal = WTERMSIG(status);
@@ -59,6 +71,7 @@ Result<std::unique_ptr<MoverProcess>> MoverProcess::start(boost::asio::io_contex
     if (pid == 0) {
         become_mover(program, ends->second.fd());
     }
+    bury_the_dead();
     Fd pidfd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
     if (!pidfd) {
         const Error error = errno_error(errno, "pidfd_open", program);
@@ -82,8 +95,13 @@ MoverProcess::~MoverProcess() {
     link_ready_.release(); // closed by link_
     if (!buried_) {
         kill();
-        ::waitpid(pid_, nullptr, 0);
+        // What it held (a port, the tracking of RAM) is free when this returns, unless the kernel does not let go of it: this
+        // thread serves the user's monitors and waits for no device.
+        pollfd end{.fd = pidfd_.native_handle(), .events = POLLIN, .revents = 0};
+        (void)::poll(&end, 1, killed_mover_wait_ms);
+        unburied().push_back(pid_);
     }
+    bury_the_dead();
 }
 
 Result<void> MoverProcess::send(const nlohmann::json& message, std::span<const int> fds) {

@@ -54,6 +54,17 @@ class Qemu(unittest.TestCase):
         self.scenario("refusals_idle")
 
 
+@unittest.skipUnless(SCHEME == "rdma", "an RDMA device fails")
+class QemuFaults(unittest.TestCase):
+    def test_port_down(self):
+        image, kernel = host.prepare(build=BUILD, added=nested.paths())
+        with Machine(image, kernel, memory=nested.MEMORY, mtu=9000, limit=LIMIT) as machine:  # of its own: what went down may not come up whole
+            machine.wait_ready()
+            result = machine.run(["python3", "tests/lab/guest_faults.py", os.path.join(BUILD, "bin"), "--scheme", "rdma", "--host", machine.address,
+                                  "GuestFaults.test_port_down_in_mid_migration"], timeout=300)
+            self.assertEqual(result.status, 0, (result.stdout + result.stderr).decode(errors="replace"))
+
+
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         BUILD = os.path.abspath(sys.argv.pop(1))

@@ -126,6 +126,11 @@ class Job:
         """What came on its standard output so far."""
         return bytes(self._out.all)
 
+    @property
+    def errors(self):
+        """The same of its standard error."""
+        return bytes(self._err.all)
+
     def wait(self, timeout=None):
         """Result. CommandTimeout: it took longer, and was killed. LabError: the machine is gone."""
         if not self._finished.wait(timeout):

@@ -108,14 +108,19 @@ void print_push(const PushOptions& options, const PushReport& report, bool json)
     std::printf("%s\n", result.dump().c_str());
 }
 
-int push(const PushOptions& options, bool listen, bool json) {
+int push(PushOptions options, bool listen, bool json) {
     if (listen) {
         const auto served = serve_push(options);
         return served ? 0 : fail(served.error());
     }
+    bool said = false;
+    options.failed = [&](const Error& error) {
+        fail(error);
+        said = true;
+    };
     const auto report = run_push(options);
     if (!report) {
-        return fail(report.error());
+        return said ? 1 : fail(report.error());
     }
     print_push(options, *report, json);
     return 0;

@@ -10,6 +10,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -29,6 +30,8 @@ struct PushOptions {
     bool verify = true;                          // compare the target's memory after the last run
     std::chrono::milliseconds timeout{60'000};   // for connecting, and for any wait that sees no progress
     std::chrono::milliseconds dead_peer{10'000}; // the transport's: a peer that answers nothing for so long is gone
+    // Told of a failure before the connection is closed, for the kernel may take long over that.
+    std::function<void(const Error&)> failed;
 };
 
 struct PushRun {

@@ -113,6 +113,74 @@ const char* phase_name(pf_phase phase) {
     return "unknown";
 }
 
+// All of it, over a connection that has yet to be made.
+Result<PushReport> push_over(transport::Connection& connection, const SharedRam& ram, const PushOptions& options) {
+    PushReport report;
+    const auto begin = steady_clock::now();
+    const auto step = [&](const char* name) { report.steps.push_back({.name = name, .seconds = seconds_since(begin)}); };
+    if (auto connected =
+            connection.connect(options.timeout, [&](pf_phase phase, const std::string&) { step(phase_name(phase)); });
+        !connected) {
+        return std::unexpected(std::move(connected.error()));
+    }
+    step("add-memory");
+    const transport::MemoryBlock block{.block = 0,
+                                       .name = "perf",
+                                       .address = ram.address(),
+                                       .length = options.size,
+                                       .page_size = 4096,
+                                       .access = PF_MEMORY_PUSH_SOURCE};
+    if (auto added = connection.add_memory({&block, 1}); !added) {
+        return std::unexpected(std::move(added.error()));
+    }
+    step("peer-memory");
+    if (auto ready =
+            ask(connection, {{"op", "setup"}, {"size", options.size}, {"fresh", options.fresh}}, "ready", options.timeout);
+        !ready) {
+        return std::unexpected(std::move(ready.error()));
+    }
+
+    step("ready");
+    report.connection = connection.describe();
+    const std::vector<pf_extent> extents = cut(options.size, options.extent);
+    if (options.prepare) {
+        if (auto told = connection.prepare(extents); !told) {
+            return std::unexpected(std::move(told.error()));
+        }
+    }
+    if (options.idle > 0) {
+        auto idle = measure(connection, options.timeout, [&]() -> Result<void> {
+            std::this_thread::sleep_for(std::chrono::duration<double>{options.idle});
+            return {};
+        });
+        if (!idle) {
+            return std::unexpected(std::move(idle.error()));
+        }
+        report.idle = *idle;
+    }
+    std::optional<steady_clock::time_point> first;
+    for (unsigned i = 0; i < options.warm_up + options.runs; ++i) {
+        auto run = measure(connection, options.timeout, [&] { return push_all(connection, extents, options.timeout, first); });
+        report.first_push = first ? std::chrono::duration<double>(*first - begin).count() : 0;
+        if (!run) {
+            return std::unexpected(std::move(run.error()));
+        }
+        if (i >= options.warm_up) {
+            report.runs.push_back(*run);
+        }
+    }
+    if (options.verify) {
+        if (auto verified = ask(connection, {{"op", "verify"}}, "verified", options.timeout); !verified) {
+            return std::unexpected(std::move(verified.error()));
+        }
+    }
+    report.wire_bytes = connection.counters().wire_bytes;
+    if (auto ended = say(connection, {{"op", "end"}}, options.timeout); !ended) {
+        return std::unexpected(std::move(ended.error()));
+    }
+    return report;
+}
+
 } // namespace
 
 Result<PushReport> run_push(const PushOptions& options) {
@@ -137,68 +205,9 @@ Result<PushReport> run_push(const PushOptions& options) {
     if (!connection) {
         return std::unexpected(std::move(connection.error()));
     }
-    PushReport report;
-    const auto begin = steady_clock::now();
-    const auto step = [&](const char* name) { report.steps.push_back({.name = name, .seconds = seconds_since(begin)}); };
-    if (auto connected =
-            connection->connect(options.timeout, [&](pf_phase phase, const std::string&) { step(phase_name(phase)); });
-        !connected) {
-        return std::unexpected(std::move(connected.error()));
-    }
-    step("add-memory");
-    const transport::MemoryBlock block{.block = 0,
-                                       .name = "perf",
-                                       .address = ram->address(),
-                                       .length = options.size,
-                                       .page_size = 4096,
-                                       .access = PF_MEMORY_PUSH_SOURCE};
-    if (auto added = connection->add_memory({&block, 1}); !added) {
-        return std::unexpected(std::move(added.error()));
-    }
-    step("peer-memory");
-    if (auto ready =
-            ask(*connection, {{"op", "setup"}, {"size", options.size}, {"fresh", options.fresh}}, "ready", options.timeout);
-        !ready) {
-        return std::unexpected(std::move(ready.error()));
-    }
-
-    step("ready");
-    report.connection = connection->describe();
-    const std::vector<pf_extent> extents = cut(options.size, options.extent);
-    if (options.prepare) {
-        if (auto told = connection->prepare(extents); !told) {
-            return std::unexpected(std::move(told.error()));
-        }
-    }
-    if (options.idle > 0) {
-        auto idle = measure(*connection, options.timeout, [&]() -> Result<void> {
-            std::this_thread::sleep_for(std::chrono::duration<double>{options.idle});
-            return {};
-        });
-        if (!idle) {
-            return std::unexpected(std::move(idle.error()));
-        }
-        report.idle = *idle;
-    }
-    std::optional<steady_clock::time_point> first;
-    for (unsigned i = 0; i < options.warm_up + options.runs; ++i) {
-        auto run = measure(*connection, options.timeout, [&] { return push_all(*connection, extents, options.timeout, first); });
-        report.first_push = first ? std::chrono::duration<double>(*first - begin).count() : 0;
-        if (!run) {
-            return std::unexpected(std::move(run.error()));
-        }
-        if (i >= options.warm_up) {
-            report.runs.push_back(*run);
-        }
-    }
-    if (options.verify) {
-        if (auto verified = ask(*connection, {{"op", "verify"}}, "verified", options.timeout); !verified) {
-            return std::unexpected(std::move(verified.error()));
-        }
-    }
-    report.wire_bytes = connection->counters().wire_bytes;
-    if (auto ended = say(*connection, {{"op", "end"}}, options.timeout); !ended) {
-        return std::unexpected(std::move(ended.error()));
+    auto report = push_over(*connection, *ram, options);
+    if (!report && options.failed) {
+        options.failed(report.error());
     }
     return report;
 }

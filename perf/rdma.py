@@ -30,7 +30,8 @@ import precopy  # noqa: E402
 
 PARTS = ("write-bw", "push", "push-tcp", "cold", "send-lat", "control", "idle", "pageferry", "qemu", "pageferry-tcp", "qemu-tcp")
 MIB = 1 << 20
-LIMIT = 5 * PATIENCE
+LIMIT = 2 * PATIENCE
+PERFTEST_LIMIT = 40.0  # seconds for one of its runs
 
 
 def options():
@@ -108,9 +109,8 @@ class Rdma:
             line = self.perftest("ib_write_bw", "-s", str(self.given.extent << 10), "-q", str(self.given.lanes), "-n", "256")
             return {"throughput": float(line[3]) * MIB}
         if part == "send-lat":
-            # It tells half of it. Where there are too few processors for it to spin it is the slower for it, so it may sleep as well.
-            polling, sleeping = (float(self.perftest("ib_send_lat", "-s", "64", "-n", "1000", *how)[4]) * 2 / 1e6 for how in ([], ["-e"]))
-            return {"round_trip": min(polling, sleeping), "polling": polling, "sleeping": sleeping}
+            # It tells half of it. It spins; told to sleep (-e), it never ends on soft-RoCE.
+            return {"round_trip": 2 * float(self.perftest("ib_send_lat", "-s", "64", "-n", "1000")[4]) / 1e6}
         if part == "control":
             result = self.pair("control", scheme, [], ["--size", "64"])
             return {"round_trip": result["round_trip_seconds"]["median"]}
@@ -148,7 +148,7 @@ class Rdma:
             try:
                 end = time.monotonic() + PATIENCE
                 while True:  # it does not say when it listens
-                    done = subprocess.run([*command, self.given.host], capture_output=True, text=True, timeout=LIMIT, check=False)
+                    done = subprocess.run([*command, self.given.host], capture_output=True, text=True, timeout=PERFTEST_LIMIT, check=False)
                     lines = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == [words[1]]]
                     if done.returncode == 0 and lines:
                         return lines[-1]

@@ -316,14 +316,14 @@ private:
 
 } // namespace
 
-void ask_peer(transport::Connection connection, const transport::SessionId& id, std::uint64_t scratch_bytes, milliseconds timeout,
-              ProbeReport& report) {
+void ask_peer(transport::Connection connection, const transport::SessionId& session_id, std::uint64_t scratch_bytes,
+              milliseconds timeout, ProbeReport& report) {
     auto memory = phase(report, "memory", Scratch::make(scratch_bytes));
     if (!memory) {
         return;
     }
     transport::Connection used = std::move(connection); // goes before the memory it may reach
-    Prober prober{used, id, timeout};
+    Prober prober{used, session_id, timeout};
     const auto begin = steady_clock::now();
     const auto reply = phase(report, "hello", prober.hello());
     if (!reply) {

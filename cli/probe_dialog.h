@@ -17,7 +17,7 @@ inline constexpr std::uint64_t most_scratch = std::uint64_t{64} << 20;  // bytes
 
 // The prober's side. Fills in peer, round trips and push; on failure failed_in and error. A destination that waits for a
 // migration is told that nothing more comes, and is left as it was. timeout: of each answer.
-void ask_peer(transport::Connection connection, const transport::SessionId& session, std::uint64_t scratch_bytes,
+void ask_peer(transport::Connection connection, const transport::SessionId& session_id, std::uint64_t scratch_bytes,
               std::chrono::milliseconds timeout, ProbeReport& report);
 
 struct Answered {

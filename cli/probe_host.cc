@@ -39,6 +39,7 @@ std::vector<Section> probe_host() {
     }
     std::ranges::sort(plugins, {}, &transport::FoundPlugin::scheme);
     std::vector<TransportFound> transports;
+    transports.reserve(plugins.size());
     for (const auto& plugin : plugins) {
         transports.push_back(look_at(plugin.scheme, plugin.file));
     }

@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 namespace pageferry::rdma {
@@ -265,7 +264,7 @@ int inspect(char* buffer, std::size_t capacity, std::size_t* length) {
         if (text.size() > capacity) {
             return int{PF_AGAIN};
         }
-        std::memcpy(buffer, text.data(), text.size());
+        std::ranges::copy(text, buffer);
         return int{PF_OK};
     });
 }

@@ -21,7 +21,7 @@ std::string line_of(const fs::path& file) {
     std::string line;
     std::ifstream input{file};
     std::getline(input, line);
-    line.erase(std::find_if_not(line.rbegin(), line.rend(), [](char c) { return c == ' ' || c == '\n'; }).base(), line.end());
+    line.erase(line.find_last_not_of(" \n") + 1);
     return line;
 }
 

@@ -69,6 +69,7 @@ Result<Run> ask_version(const std::string& file, const std::string& agent) {
     }
     variables.push_back("LD_PRELOAD=" + agent);
     std::vector<char*> environment;
+    environment.reserve(variables.size() + 1);
     for (std::string& one : variables) {
         environment.push_back(one.data());
     }
@@ -82,8 +83,9 @@ Result<Run> ask_version(const std::string& file, const std::string& agent) {
         return std::unexpected(errno_error(errno, "fork", file));
     }
     if (child == 0) { // nothing but async-signal-safe calls
-        const int nothing = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
-        ::dup2(nothing, STDIN_FILENO);
+        if (const int nothing = ::open("/dev/null", O_RDONLY | O_CLOEXEC); nothing >= 0) {
+            ::dup2(nothing, STDIN_FILENO);
+        }
         ::dup2(theirs.get(), STDOUT_FILENO);
         ::dup2(theirs.get(), STDERR_FILENO);
         ::execve(name.data(), arguments.data(), environment.data());

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <span>
 #include <utility>
 
@@ -242,10 +243,13 @@ Hooks::DeviceEvents::~DeviceEvents() {
     ::close(told_);
 }
 
-void Hooks::DeviceEvents::tell(const ibv_async_event& event) {
-    const std::scoped_lock lock{get().mutex_};
-    get().device_events_.push_back(event);
+bool Hooks::DeviceEvents::tell(const ibv_async_event& event) {
+    Hooks& hooks = get();
+    std::unique_lock lock{hooks.mutex_};
+    hooks.device_events_.push_back(event);
     (void)::eventfd_write(told_, 1);
+    return hooks.acknowledged_.wait_for(lock, std::chrono::minutes{1},
+                                        [&] { return hooks.device_events_.empty() && !hooks.told_one_; });
 }
 
 std::optional<ibv_async_event> Hooks::device_event(const ibv_context* context) {
@@ -263,6 +267,7 @@ std::optional<ibv_async_event> Hooks::device_event(const ibv_context* context) {
 
 bool Hooks::acknowledged() {
     const std::scoped_lock lock{mutex_};
+    acknowledged_.notify_all();
     return std::exchange(told_one_, false);
 }
 

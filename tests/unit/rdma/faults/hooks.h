@@ -9,7 +9,7 @@
 #include <infiniband/verbs.h>
 #include <rdma/rdma_cma.h>
 
-#include <array>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -68,7 +68,8 @@ public:
         ~DeviceEvents(); // after the connections
         DeviceEvents(const DeviceEvents&) = delete;
         DeviceEvents& operator=(const DeviceEvents&) = delete;
-        void tell(const ibv_async_event& event);
+        // Returns when the transport has taken it. false: it does not.
+        [[nodiscard]] bool tell(const ibv_async_event& event);
 
     private:
         const int told_;
@@ -124,6 +125,7 @@ private:
     Watched watched_;
     std::deque<ibv_async_event> device_events_;
     bool told_one_ = false; // and it is not acknowledged yet: there is one thread for a device
+    std::condition_variable acknowledged_;
 };
 
 } // namespace pageferry::rdma::test

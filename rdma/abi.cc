@@ -17,7 +17,8 @@ namespace pageferry::rdma {
 
 namespace {
 
-constexpr std::int64_t probe_ms = 5000; // for a name server, and for the peer's address to be resolved
+constexpr std::int64_t probe_ms = 5000;   // for a name server, and for the peer's address to be resolved
+constexpr std::int64_t resolve_ms = 2000; // of that; the connection manager says better than our own deadline why it took so long
 
 // An address of this host has a device if an id can be bound to it; one of another host if it can be reached by one.
 Outcome<void> look_at_address(const std::string& text) {
@@ -60,7 +61,7 @@ Outcome<void> look_at_address(const std::string& text) {
             result = std::unexpected{call_fault(ENODEV, "probe", name, {}, 0)};
             continue;
         }
-        if (rdma_resolve_addr(raw, nullptr, endpoint.address(), deadline.poll_ms()) != 0) {
+        if (rdma_resolve_addr(raw, nullptr, endpoint.address(), resolve_ms) != 0) {
             result = std::unexpected{call_fault(errno, "resolve address", name, name, PF_PHASE_RESOLVING_ADDRESS)};
             continue;
         }

@@ -11,11 +11,12 @@ namespace {
 constexpr std::uint32_t magic = 0x4c525443;
 constexpr std::uint64_t sent_mark = 1ULL << 32; // in wr_id: a send, from that slot; else a receive
 constexpr std::uint64_t inline_mark = 1ULL << 33;
+constexpr std::chrono::microseconds busy{250}; // an answer that comes at once finds the one who waits for it awake
 } // namespace
 
 ControlLane::ControlLane(LaneSet& set, const Ending& ending, Fd kick, Fail fail)
     : set_(set), lane_(*set.find(LaneKind::control, 0)), ending_(ending), fail_(std::move(fail)),
-      pump_(set.control.queue.get(), set.control.channel.get(), ending, std::move(kick),
+      pump_(set.control.queue.get(), set.control.channel.get(), ending, std::move(kick), busy,
             [this](const ibv_wc& completion) { handle(completion); }) {
     free_.set();
 }

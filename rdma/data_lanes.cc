@@ -7,13 +7,14 @@
 namespace pageferry::rdma {
 
 namespace {
+constexpr std::chrono::microseconds busy{50};  // pages come in a stream: the next completion is never far
 constexpr std::size_t kinds = 3;               // of OpKind
 constexpr std::uint32_t fence_mask = 0xffffff; // beside it in the immediate data: how many lanes take part
 } // namespace
 
 DataLanes::DataLanes(LaneSet& set, const Ending& ending, Fd kick, std::size_t depth, Want want, ControlLane::Fail fail)
     : set_(set), ending_(ending), want_(std::move(want)), fail_(std::move(fail)),
-      pump_(set.data.queue.get(), set.data.channel.get(), ending, std::move(kick),
+      pump_(set.data.queue.get(), set.data.channel.get(), ending, std::move(kick), busy,
             [this](const ibv_wc& completion) { handle(completion); }),
       depth_(depth), ops_(kinds * depth), done_(kinds * depth) {
     for (std::size_t kind = 0; kind < kinds; ++kind) {

@@ -116,6 +116,8 @@ Outcome<void> Dialer::begin(Attempt& attempt) {
 }
 
 Outcome<void> Dialer::connect(Attempt& attempt) {
+    enter(attempt, PF_PHASE_CONNECTING);
+    attempt.phase = PF_PHASE_CONNECTING;
     if (auto set = set_ack_timeout(attempt.id.get(), options_.dead_peer_ms); !set) {
         return fail(std::move(set.error()));
     }
@@ -134,8 +136,6 @@ Outcome<void> Dialer::connect(Attempt& attempt) {
     rdma_conn_param parameters = connection_parameters(set_->limits());
     parameters.private_data = said.data();
     parameters.private_data_len = static_cast<std::uint8_t>(said.size());
-    enter(attempt, PF_PHASE_CONNECTING);
-    attempt.phase = PF_PHASE_CONNECTING;
     if (rdma_connect((*lane)->id.get(), &parameters) != 0) {
         return std::unexpected{call_fault(errno, "connect", (*lane)->name.title, peer_, phase_)};
     }
@@ -163,6 +163,11 @@ Outcome<void> Dialer::take(std::vector<Attempt>& attempts, const rdma_cm_event& 
         return connect(attempt);
     }
     if (event.event == RDMA_CM_EVENT_ESTABLISHED && attempt.phase == PF_PHASE_CONNECTING) {
+        const rdma_conn_param& said = event.param.conn;
+        if (!decode_verdict({static_cast<const std::byte*>(said.private_data), std::size_t{said.private_data_len}})) {
+            return fail(make_error(ErrorCode::protocol, "connect", peer_,
+                                   "the program that listens there does not speak Pageferry's protocol", "check the port"));
+        }
         attempt.established = true;
         set_->find(attempt.known)->established = true;
         return {};

@@ -6,6 +6,7 @@
 #include "transport/plugin/answers.h"
 
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -39,16 +40,25 @@ std::uint32_t count(int value) {
     return static_cast<std::uint32_t>(std::max(value, 0));
 }
 
+// libibverbs does not keep why it could not open one: its device file usually says it.
+Error not_opened(const ibv_device* device, int error) {
+    const std::string file = std::string{"/dev/infiniband/"} + device->dev_name;
+    if (::access(file.c_str(), R_OK | W_OK) == 0) {
+        return errno_error(error != 0 ? error : ENODEV, "ibv_open_device", device->name,
+                           "is the package ibverbs-providers installed?");
+    }
+    const int reason = errno;
+    return errno_error(reason, "open", file,
+                       reason == EACCES || reason == EPERM
+                           ? "this user needs read and write rights on it, and on /dev/infiniband/rdma_cm"
+                           : "modprobe ib_uverbs; in a container, pass /dev/infiniband in");
+}
+
 Result<OpenedDevice> ask(ibv_device* device) {
     errno = 0;
     const std::unique_ptr<ibv_context, Release<ibv_close_device>> context{ibv_open_device(device)};
     if (!context) {
-        const int error = errno != 0 ? errno : ENODEV;
-        return std::unexpected{errno_error(error, "ibv_open_device", ibv_get_device_name(device),
-                                           error == EACCES
-                                               ? "this user needs read and write rights on /dev/infiniband/uverbs*"
-                                               : "is /dev/infiniband there? In a container, pass it in; is the package "
-                                                 "ibverbs-providers installed?")};
+        return std::unexpected{not_opened(device, errno)};
     }
     ibv_device_attr_ex extended{};
     if (const int error = ibv_query_device_ex(context.get(), nullptr, &extended); error != 0) {
@@ -236,7 +246,7 @@ std::vector<InspectedDevice> inspect_devices() {
                 device.reason.clear();
                 device.remedy.clear();
             } else {
-                device.reason = opened.error().operation + ": " + opened.error().reason;
+                device.reason = opened.error().operation + " " + opened.error().object + ": " + opened.error().reason;
                 device.remedy = opened.error().remedy;
             }
         }

@@ -149,7 +149,7 @@ Result<void> LaneSet::make_pair(Lane& lane) const {
     return {};
 }
 
-Result<Lane*> LaneSet::add(CmId id, LaneKind kind, unsigned index, std::string peer) {
+Result<Lane*> LaneSet::add(CmId&& id, LaneKind kind, unsigned index, std::string peer) {
     if (context_ == nullptr) {
         if (auto opened = open_device(id->verbs); !opened) {
             return std::unexpected{std::move(opened.error())};
@@ -166,11 +166,14 @@ Result<Lane*> LaneSet::add(CmId id, LaneKind kind, unsigned index, std::string p
                           .device = describe_device(*id),
                           .peer = std::move(peer)};
     lane->id = std::move(id);
-    if (auto made = make_pair(*lane); !made) {
-        return std::unexpected{std::move(made.error())};
+    auto ready = make_pair(*lane);
+    if (ready) {
+        ready = post_receives(*lane);
     }
-    if (auto posted = post_receives(*lane); !posted) {
-        return std::unexpected{std::move(posted.error())};
+    if (!ready) {
+        lane->pair.reset();
+        id = std::move(lane->id);
+        return std::unexpected{std::move(ready.error())};
     }
     all_.push_back(std::move(lane));
     return all_.back().get();

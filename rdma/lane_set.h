@@ -85,8 +85,8 @@ public:
     LaneSet& operator=(const LaneSet&) = delete;
 
     // An id whose route is resolved, or that a listener was given: gets its queue pair and its receive buffers. unsupported: it
-    // is on another device than the lanes before.
-    Result<Lane*> add(CmId id, LaneKind kind, unsigned index, std::string peer);
+    // is on another device than the lanes before. On any failure the id stays the caller's: it may have to be answered.
+    Result<Lane*> add(CmId&& id, LaneKind kind, unsigned index, std::string peer);
 
     [[nodiscard]] Lane* find(const rdma_cm_id* id) const;
     [[nodiscard]] Lane* find(std::uint32_t qp_number) const;

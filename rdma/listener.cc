@@ -252,6 +252,9 @@ Result<void> Listener::welcome(const Request& request, CmId id, std::string peer
         }
     }
     if (!taken) {
+        if (id) {
+            reject(id.get(), taken.error());
+        }
         turn_away(*group, taken.error());
     }
     return taken;

@@ -62,7 +62,7 @@ void Pump::notify() {
 }
 
 void Pump::wait(std::unique_lock<std::mutex>& lock, const Deadline& deadline) {
-    if (idle_ < busy_polls) {
+    if (Clock::now() < busy_until_) {
         lock.unlock();
         pause_briefly();
         lock.lock();

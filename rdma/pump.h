@@ -11,7 +11,7 @@
 #include "transport/plugin/ending.h"
 #include "transport/plugin/threads.h"
 
-#include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <mutex>
@@ -20,16 +20,20 @@ namespace pageferry::rdma {
 
 class Pump {
 public:
-    // handle is called for each completion, under the lock. The queue notifies the channel; both outlive the pump.
-    Pump(ibv_cq* queue, ibv_comp_channel* channel, const Ending& ending, Fd kick, std::function<void(const ibv_wc&)> handle)
-        : queue_(queue), channel_(channel), ending_(ending), kick_(std::move(kick)), handle_(std::move(handle)) {}
+    // handle is called for each completion, under the lock. The queue notifies the channel; both outlive the pump. busy: for how
+    // long after a completion the queue is polled before anybody sleeps.
+    Pump(ibv_cq* queue, ibv_comp_channel* channel, const Ending& ending, Fd kick, std::chrono::microseconds busy,
+         std::function<void(const ibv_wc&)> handle)
+        : queue_(queue), channel_(channel), ending_(ending), kick_(std::move(kick)), busy_(busy), handle_(std::move(handle)) {}
 
     // Handles completions until done() is true, which it answers, or false: the deadline has passed, or the connection is over.
     // Completions that are there are handled in any case.
     template <class Done>
     bool run(std::unique_lock<std::mutex>& lock, const Deadline& deadline, Done done) {
         for (;;) {
-            idle_ = drain() > 0 ? 0 : std::min(idle_ + 1, busy_polls);
+            if (drain() > 0) {
+                busy_until_ = Clock::now() + busy_;
+            }
             if (done()) {
                 return true;
             }
@@ -45,8 +49,6 @@ public:
     void notify();
 
 private:
-    static constexpr int busy_polls = 128; // some ten microseconds on a real machine
-
     void wait(std::unique_lock<std::mutex>& lock, const Deadline& deadline);
     void sleep(const Deadline& deadline) const;
 
@@ -54,11 +56,12 @@ private:
     ibv_comp_channel* const channel_;
     const Ending& ending_;
     const Fd kick_; // wakes the one who sleeps
+    const Clock::duration busy_;
     const std::function<void(const ibv_wc&)> handle_;
     Condition changed_;
-    // Looks in vain since the last completion, however many calls they were made in: an idle connection is not polled again each
-    // time somebody asks for a message.
-    int idle_ = 0;
+    // So long after a completion the queue is polled. It is not begun anew with each call: an idle connection is not polled when
+    // somebody asks for a message.
+    Clock::time_point busy_until_;
     bool sleeping_ = false; // one thread, on the channel
 };
 

@@ -124,8 +124,11 @@ void Service::run() {
         flush();
         ask();
         tick();
-        if (ibv_req_notify_cq(set_.service.queue.get(), 0) != 0) {
-            break;
+        if (const int error = ibv_req_notify_cq(set_.service.queue.get(), 0); error != 0) {
+            Error why = errno_error(error, "ibv_req_notify_cq", lane_.name.title + " (" + lane_.name.device + ")");
+            why.peer = lane_.name.peer;
+            end_now(Fault{.error = std::move(why), .lane = lane_.name.number});
+            return;
         }
         drain(); // what came before the request
         flush();
@@ -518,16 +521,22 @@ void Service::device_event(const ibv_async_event& event) {
         error.peer = lane->name.peer;
         fail(Fault{.error = std::move(error), .lane = lane->name.number}, true);
     };
-    switch (event.event_type) {
-    case IBV_EVENT_QP_FATAL: of_a_pair("the device could not go on with the queue pair", ErrorCode::io); break;
-    case IBV_EVENT_QP_REQ_ERR: of_a_pair("the peer sent an invalid request", ErrorCode::protocol); break;
-    case IBV_EVENT_QP_ACCESS_ERR: of_a_pair("the peer asked for memory it may not touch", ErrorCode::permission); break;
-    case IBV_EVENT_DEVICE_FATAL:
-    case IBV_EVENT_CQ_ERR:
+    const auto of_the_device = [&] {
         fail(Fault{.error =
                        make_error(ErrorCode::io, "connection", lane_.name.device,
                                   "the RDMA device has failed (" + name_of(event.event_type) + ")", "look into the kernel log")},
              false);
+    };
+    switch (event.event_type) {
+    case IBV_EVENT_QP_FATAL: of_a_pair("the device could not go on with the queue pair", ErrorCode::io); break;
+    case IBV_EVENT_QP_REQ_ERR: of_a_pair("the peer sent an invalid request", ErrorCode::protocol); break;
+    case IBV_EVENT_QP_ACCESS_ERR: of_a_pair("the peer asked for memory it may not touch", ErrorCode::permission); break;
+    case IBV_EVENT_DEVICE_FATAL: of_the_device(); break;
+    case IBV_EVENT_CQ_ERR:
+        if (const ibv_cq* const queue = event.element.cq;
+            queue == set_.control.queue.get() || queue == set_.service.queue.get() || queue == set_.data.queue.get()) {
+            of_the_device();
+        }
         break;
     case IBV_EVENT_PORT_ERR: {
         const std::scoped_lock lock{mutex_};
@@ -567,6 +576,7 @@ void Service::fail(Fault fault, bool consequence) {
             return;
         }
         consequence_ = std::move(fault);
+        consequence_->error.reason += "; nothing else was reported: the path to the peer may be dead";
         consequence_at_ = Clock::now() + patience_for_a_cause;
     }
     kick();

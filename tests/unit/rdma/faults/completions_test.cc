@@ -93,13 +93,14 @@ TEST_F(RdmaFaults, AFlushLeavesTheWordToItsCause) {
     pair.add_memory(2 * MiB);
     pair.push_a_page();
     hooks().spoil_completion({.side = Side::caller, .kind = LaneKind::bulk, .index = 0}, IBV_WC_WR_FLUSH_ERR);
-    hooks().spoil_completion({.side = Side::caller, .kind = LaneKind::control, .index = 0}, IBV_WC_REM_ACCESS_ERR);
+    hooks().spoil_completion({.side = Side::caller, .kind = LaneKind::urgent, .index = 0}, IBV_WC_REM_ACCESS_ERR);
     ASSERT_EQ(pair.caller.push({0}), PF_OK);
-    ASSERT_EQ(pair.caller.poll(1), PF_AGAIN);
-    ASSERT_EQ(pair.caller.send("the cause"), PF_OK);
+    ASSERT_EQ(pair.caller.pull(PF_PULL_URGENT, 0), PF_OK);
+    EXPECT_EQ(pair.caller.poll(), PF_PERMISSION);
     const Problem why = pair.caller.ending();
+    EXPECT_TRUE(hooks().all_injected());
     EXPECT_EQ(why.status, PF_PERMISSION) << why.text();
-    EXPECT_EQ(why.lane, 0U);
+    EXPECT_EQ(why.lane, number_of(LaneKind::urgent, 0, 1));
     expect_all_answer(pair.caller, why);
 }
 

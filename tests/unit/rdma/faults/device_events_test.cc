@@ -139,8 +139,8 @@ TEST_F(RdmaDeviceEvents, OfAddressesAreToldWhenTheConnectionEnds) {
 // Without notifications the service thread would sleep through everything.
 TEST_F(RdmaFaults, AQueueThatCannotBeArmedEndsTheConnection) {
     Pair pair;
-    hooks().refuse_notification({.side = Side::caller, .kind = LaneKind::service, .index = 0}, EIO);
     pair.add_memory(2 * MiB);
+    hooks().refuse_notification({.side = Side::caller, .kind = LaneKind::service, .index = 0}, EIO);
     (void)pair.caller.push({0});
     const Problem why = pair.caller.ending();
     EXPECT_EQ(why.status, PF_IO) << why.text();

@@ -1,6 +1,7 @@
 #include "hooks.h"
 
 #include <dlfcn.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -229,41 +230,45 @@ int Hooks::refused_registration(const ibv_pd* pd) {
 
 // --- device events
 
-// The descriptor that the transport waits on is one of ours.
-Hooks::DeviceEvents::DeviceEvents(ibv_context* context) : context_(context), real_(context->async_fd) {
-    context_->async_fd = ::eventfd(0, EFD_SEMAPHORE | EFD_CLOEXEC);
+Hooks::DeviceEvents::DeviceEvents(ibv_context* context) : told_(::eventfd(0, EFD_SEMAPHORE | EFD_CLOEXEC | EFD_NONBLOCK)) {
     const std::scoped_lock lock{get().mutex_};
-    get().tells_device_events_ = true;
+    get().watched_ = {.asynchronous = context->async_fd, .told = told_};
 }
 
 Hooks::DeviceEvents::~DeviceEvents() {
-    ::close(std::exchange(context_->async_fd, real_));
     const std::scoped_lock lock{get().mutex_};
-    get().tells_device_events_ = false;
+    get().watched_ = {};
     get().device_events_.clear();
+    ::close(told_);
 }
 
 void Hooks::DeviceEvents::tell(const ibv_async_event& event) {
-    {
-        const std::scoped_lock lock{get().mutex_};
-        get().device_events_.push_back(event);
-    }
-    (void)::eventfd_write(context_->async_fd, 1);
+    const std::scoped_lock lock{get().mutex_};
+    get().device_events_.push_back(event);
+    (void)::eventfd_write(told_, 1);
 }
 
-std::optional<ibv_async_event> Hooks::device_event() {
+std::optional<ibv_async_event> Hooks::device_event(const ibv_context* context) {
     const std::scoped_lock lock{mutex_};
-    if (device_events_.empty()) {
+    if (device_events_.empty() || watched_.asynchronous != context->async_fd) {
         return std::nullopt;
     }
+    eventfd_t taken = 0;
+    (void)::eventfd_read(watched_.told, &taken);
     const ibv_async_event event = device_events_.front();
     device_events_.pop_front();
+    told_one_ = true;
     return event;
 }
 
-bool Hooks::tells_device_events() {
+bool Hooks::acknowledged() {
     const std::scoped_lock lock{mutex_};
-    return tells_device_events_;
+    return std::exchange(told_one_, false);
+}
+
+Hooks::Watched Hooks::device_events() {
+    const std::scoped_lock lock{mutex_};
+    return watched_;
 }
 
 namespace {
@@ -288,12 +293,7 @@ using pageferry::rdma::test::next;
 extern "C" {
 
 ibv_mr* ibv_reg_mr(ibv_pd* pd, void* address, size_t length, int access) {
-    static const auto real = next<ibv_mr*(ibv_pd*, void*, size_t, int)>("ibv_reg_mr");
-    if (const int error = Hooks::get().refused_registration(pd); error != 0) {
-        errno = error;
-        return nullptr;
-    }
-    return real(pd, address, length, access);
+    return ibv_reg_mr_iova2(pd, address, length, reinterpret_cast<uintptr_t>(address), static_cast<unsigned int>(access));
 }
 
 ibv_mr* ibv_reg_mr_iova2(ibv_pd* pd, void* address, size_t length, uint64_t iova, unsigned int access) {
@@ -305,25 +305,38 @@ ibv_mr* ibv_reg_mr_iova2(ibv_pd* pd, void* address, size_t length, uint64_t iova
     return real(pd, address, length, iova, access);
 }
 
+// The transport sleeps on the device's descriptor: what is told here must wake it as well.
+int poll(pollfd* watched, nfds_t count, int timeout) {
+    static const auto real = next<int(pollfd*, nfds_t, int)>("poll");
+    const auto events = Hooks::get().device_events();
+    const std::span given{watched, count};
+    const auto device = std::ranges::find(given, events.asynchronous, &pollfd::fd);
+    if (events.asynchronous < 0 || device == given.end()) {
+        return real(watched, count, timeout);
+    }
+    std::vector<pollfd> all{given.begin(), given.end()};
+    all.push_back({.fd = events.told, .events = POLLIN, .revents = 0});
+    int ready = real(all.data(), all.size(), timeout);
+    std::ranges::copy(std::span{all}.first(count), given.begin());
+    if (ready > 0 && all.back().revents != 0) {
+        ready -= device->revents != 0 ? 1 : 0;
+        device->revents = static_cast<short>(device->revents | POLLIN);
+    }
+    return ready;
+}
+
 int ibv_get_async_event(ibv_context* context, ibv_async_event* event) {
     static const auto real = next<int(ibv_context*, ibv_async_event*)>("ibv_get_async_event");
-    if (!Hooks::get().tells_device_events()) {
-        return real(context, event);
+    if (const auto told = Hooks::get().device_event(context)) {
+        *event = *told;
+        return 0;
     }
-    eventfd_t taken = 0;
-    (void)::eventfd_read(context->async_fd, &taken);
-    const auto told = Hooks::get().device_event();
-    if (!told) {
-        errno = EAGAIN;
-        return -1;
-    }
-    *event = *told;
-    return 0;
+    return real(context, event);
 }
 
 void ibv_ack_async_event(ibv_async_event* event) {
     static const auto real = next<void(ibv_async_event*)>("ibv_ack_async_event");
-    if (!Hooks::get().tells_device_events()) { // what the kernel has not given it would miss in its count
+    if (!Hooks::get().acknowledged()) { // one that the kernel has not given would spoil its count
         real(event);
     }
 }

@@ -61,7 +61,7 @@ public:
     // Bytes of each SEND posted there since reset().
     std::vector<std::uint32_t> sends(const LaneEnd& lane);
 
-    // While it lives, connections made after it hear of no device event but those told here.
+    // While it lives, connections made after it hear of the device events told here, among those that the kernel tells.
     class DeviceEvents {
     public:
         explicit DeviceEvents(ibv_context* context);
@@ -71,8 +71,7 @@ public:
         void tell(const ibv_async_event& event);
 
     private:
-        ibv_context* const context_;
-        const int real_;
+        const int told_;
     };
 
     // By the functions that stand in for rdma-core's.
@@ -80,8 +79,13 @@ public:
     void asked(const rdma_cm_id& id, const Request& request);     // of the caller
     void requested(const rdma_cm_id* id, const Request& request); // at the callee
     int refused_registration(const ibv_pd* pd);                   // 0: go on
-    std::optional<ibv_async_event> device_event();
-    [[nodiscard]] bool tells_device_events();
+    std::optional<ibv_async_event> device_event(const ibv_context* context);
+    bool acknowledged(); // true: it was one that was told here
+    struct Watched {     // -1: nothing is told
+        int asynchronous = -1;
+        int told = -1;
+    };
+    [[nodiscard]] Watched device_events();
 
 private:
     struct Injection {
@@ -117,8 +121,9 @@ private:
     std::optional<Registration> registration_;
     std::map<LaneEnd, Write> last_write_;
     std::map<LaneEnd, std::vector<std::uint32_t>> sent_;
+    Watched watched_;
     std::deque<ibv_async_event> device_events_;
-    bool tells_device_events_ = false;
+    bool told_one_ = false; // and it is not acknowledged yet: there is one thread for a device
 };
 
 } // namespace pageferry::rdma::test

@@ -51,6 +51,7 @@ TEST(RdmaAbi, SaysWhatItIs) {
     EXPECT_STREQ(api().schemes[0], "rdma");
     EXPECT_EQ(api().schemes[1], nullptr);
     EXPECT_NE(std::string{api().description}, "");
+    EXPECT_EQ(api().traits, PF_TRAIT_PINS_MEMORY);
 }
 
 TEST(RdmaAbi, OtherUrisAreInvalid) {
@@ -76,6 +77,7 @@ TEST(RdmaAbi, AConnectionThatIsNotConnectedAnswersSo) {
     EXPECT_EQ(api().send(connection, "x", 1, 0, &error), PF_STATE);
     EXPECT_EQ(api().fence(connection, 0, &error), PF_STATE);
     EXPECT_EQ(api().revoke_memory(connection, 0, &error), PF_STATE);
+    EXPECT_EQ(api().memory_replaced(connection, &error), PF_STATE);
     pf_counters counters{};
     counters.size = sizeof counters;
     EXPECT_EQ(api().counters(connection, &counters), PF_OK);

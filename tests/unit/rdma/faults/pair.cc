@@ -233,6 +233,7 @@ void expect_all_answer(End& end, const Problem& why) {
     same("poll", end.poll(generous_ms, &problem), problem);
     same("fence", end.fence(generous_ms, &problem), problem);
     same("prepare", api().prepare(end.get, &extent, 1, &problem), problem);
+    same("memory replaced", api().memory_replaced(end.get, &problem), problem);
     same("revoke memory", api().revoke_memory(end.get, generous_ms, &problem), problem);
 }
 

@@ -18,7 +18,6 @@ using std::chrono::milliseconds;
 
 namespace {
 
-constexpr milliseconds longest_sleep{1000};
 constexpr milliseconds patience_for_a_cause{200};
 constexpr std::uint64_t sent_mark = 1ULL << 32; // in wr_id: a send; else a receive, of that slot
 constexpr std::size_t most_notes = 8;
@@ -114,7 +113,7 @@ void Service::revoke() {
 // --- the thread
 
 int Service::milliseconds_to_wait() const {
-    return static_cast<int>(std::min<std::int64_t>(longest_sleep.count(), std::max<std::int64_t>(dead_peer_.count() / 8, 20)));
+    return static_cast<int>(std::max<std::int64_t>(dead_peer_.count() / 4, 20));
 }
 
 void Service::run() {
@@ -469,7 +468,7 @@ void Service::tick() {
 void Service::watch_for_silence() {
     const auto silent =
         std::max<Clock::duration>(data_->stalled_for(), in_flight_ > 0 ? Clock::now() - moved_ : Clock::duration{});
-    if (silent >= dead_peer_) {
+    if (silent >= dead_peer_ * 3 / 4) { // looked at every quarter: so within the whole
         Error error = make_error(ErrorCode::timed_out, "connection", lane_.name.device,
                                  "the peer, or the path to it, has acknowledged nothing for " +
                                      std::to_string(std::chrono::duration_cast<milliseconds>(silent).count()) + " ms",
@@ -478,7 +477,7 @@ void Service::watch_for_silence() {
         end_now(Fault{.error = std::move(error)});
         return;
     }
-    if (in_flight_ == 0 && Clock::now() - moved_ >= dead_peer_ / 4) {
+    if (in_flight_ == 0 && Clock::now() - moved_ >= dead_peer_ / 5) { // at every look
         ibv_send_wr request{};
         request.opcode = IBV_WR_RDMA_WRITE;
         request.send_flags = IBV_SEND_SIGNALED;

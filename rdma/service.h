@@ -1,6 +1,7 @@
 // The transport's own conversation with the peer, and everything that happens by itself: one thread of a connection that
 // registers memory and asks the peer for it, answers the peer's fences, hears the connection manager and the device, and finds a
-// peer that has fallen silent. It sleeps in poll(2) and wakes at least once a second.
+// peer that has fallen silent. It sleeps in poll(2) and wakes at least four times in the
+// time in which a dead peer is to be found.
 //
 // Threads: its own ("rdma-service"); the functions by any.
 #pragma once

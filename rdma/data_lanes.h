@@ -102,7 +102,7 @@ private:
     void advance(Queue& queue, std::span<DataLane> lanes);
     // false: nothing could be posted now.
     bool post_some(Queue& queue, std::span<DataLane> lanes);
-    DataLane* least_busy(std::span<DataLane> lanes) const;
+    [[nodiscard]] DataLane* least_busy(std::span<DataLane> lanes) const;
     bool post(DataLane& lane, ibv_send_wr* first);
     bool post_fences(std::uint32_t number);
     void cover(std::span<const pf_extent> extents, bool soon);

@@ -47,7 +47,7 @@ private:
     Outcome<void> connect(Attempt& attempt);
     Outcome<void> wait_for_event(const Deadline& step);
     void enter(const Attempt& attempt, pf_phase phase);
-    std::unexpected<Fault> fail(Error error) const;
+    [[nodiscard]] std::unexpected<Fault> fail(Error error) const;
     [[nodiscard]] Deadline step() const {
         return deadline_.or_sooner(Clock::now() + std::chrono::milliseconds{options_.dead_peer_ms});
     }

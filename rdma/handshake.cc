@@ -71,7 +71,7 @@ VerdictBytes encode_verdict(int status, std::string_view text) {
     store(&out.bytes[4], static_cast<std::uint16_t>(status));
     store(&out.bytes[6], highest_version);
     store(&out.bytes[7], static_cast<std::uint8_t>(length));
-    std::memcpy(&out.bytes[verdict_bytes], text.data(), length);
+    std::ranges::copy(std::as_bytes(std::span{text.substr(0, length)}), &out.bytes[verdict_bytes]);
     out.length = static_cast<std::uint8_t>(verdict_bytes + length);
     return out;
 }

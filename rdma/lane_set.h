@@ -98,15 +98,15 @@ public:
     [[nodiscard]] const DeviceLimits& limits() const { return limits_; }
     [[nodiscard]] std::span<const std::unique_ptr<Lane>> lanes() const { return all_; }
 
-    Result<void> post_control_receive(std::size_t slot) const;
-    Result<void> post_service_receive(std::size_t slot) const;
-    Result<void> post_data_receive(const Lane& lane) const;
+    [[nodiscard]] Result<void> post_control_receive(std::size_t slot) const;
+    [[nodiscard]] Result<void> post_service_receive(std::size_t slot) const;
+    [[nodiscard]] Result<void> post_data_receive(const Lane& lane) const;
 
 private:
     Result<void> open_device(ibv_context* context);
-    Result<void> make_queue(Queue& queue, std::size_t entries) const;
-    Result<void> make_pair(Lane& lane) const;
-    Result<void> post_receives(const Lane& lane) const;
+    [[nodiscard]] Result<void> make_queue(Queue& queue, std::size_t entries) const;
+    [[nodiscard]] Result<void> make_pair(Lane& lane) const;
+    [[nodiscard]] Result<void> post_receives(const Lane& lane) const;
 
     // In the order in which they are made; they go the other way round, and queue pairs before all of them.
 public:

@@ -194,7 +194,7 @@ void Listener::request(const rdma_cm_event& event) {
 }
 
 Result<Listener::Groups::iterator> Listener::group_of(const Request& request, const std::string& peer) {
-    const auto known = std::ranges::find_if(groups_, [&](const Group& group) {
+    auto known = std::ranges::find_if(groups_, [&](const Group& group) {
         return group.first.connection == request.connection && group.first.session == request.session &&
                group.first.epoch == request.epoch && group.first.lanes == request.lanes;
     });
@@ -264,7 +264,7 @@ Listener::Groups::iterator Listener::group_of(const rdma_cm_id* id) {
     return std::ranges::find_if(groups_, [&](const Group& group) { return group.set->find(id) != nullptr; });
 }
 
-std::unique_ptr<Connection> Listener::finish(Groups::iterator group) {
+std::unique_ptr<Connection> Listener::finish(const Groups::iterator& group) {
     std::unique_ptr<LaneSet> set = std::move(group->set);
     const std::string peer = std::move(group->peer);
     groups_.erase(group);
@@ -285,7 +285,7 @@ std::unique_ptr<Connection> Listener::finish(Groups::iterator group) {
     return std::move(*made);
 }
 
-void Listener::turn_away(Groups::iterator group, Error why) {
+void Listener::turn_away(const Groups::iterator& group, Error why) {
     why.peer = group->peer;
     rejected_ = Fault{.error = std::move(why)};
     groups_.erase(group); // destroying its ids tells the peer

@@ -56,8 +56,8 @@ private:
     [[nodiscard]] Result<void> judge(const Request& request) const;
     Result<Groups::iterator> group_of(const Request& request, const std::string& peer);
     Groups::iterator group_of(const rdma_cm_id* id);
-    std::unique_ptr<Connection> finish(Groups::iterator group);
-    void turn_away(Groups::iterator group, Error why);
+    std::unique_ptr<Connection> finish(const Groups::iterator& group);
+    void turn_away(const Groups::iterator& group, Error why);
     void expire();
 
     transport::Uri uri_;

@@ -295,6 +295,7 @@ using pageferry::rdma::decode_request;
 using pageferry::rdma::test::Hooks;
 using pageferry::rdma::test::next;
 
+// NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): words instead of theirs
 extern "C" {
 
 ibv_mr* ibv_reg_mr(ibv_pd* pd, void* address, size_t length, int access) {
@@ -380,3 +381,4 @@ int rdma_get_cm_event(rdma_event_channel* channel, rdma_cm_event** event) {
 }
 
 } // extern "C"
+// NOLINTEND(readability-inconsistent-declaration-parameter-name)

@@ -23,6 +23,12 @@ void pause_briefly() {
 
 } // namespace
 
+ibv_wc unreadable_queue() {
+    ibv_wc none{};
+    none.status = IBV_WC_FATAL_ERR;
+    return none;
+}
+
 Result<Fd> make_kick() {
     return make_event();
 }
@@ -42,6 +48,9 @@ std::size_t Pump::drain() {
         const int count = ibv_poll_cq(queue_, static_cast<int>(completions.size()), completions.data());
         for (int i = 0; i < count; ++i) {
             handle_(completions[static_cast<std::size_t>(i)]);
+        }
+        if (count < 0) {
+            handle_(unreadable_queue());
         }
         if (count <= 0) {
             break;

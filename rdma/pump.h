@@ -65,6 +65,9 @@ private:
     bool sleeping_ = false; // one thread, on the channel
 };
 
+// What stands for a completion where the queue itself cannot be read: IBV_WC_FATAL_ERR, of no work request.
+ibv_wc unreadable_queue();
+
 // An eventfd that can be raised and taken back; the channel's descriptor made non-blocking.
 Result<Fd> make_kick();
 Result<void> set_nonblocking(int fd);

@@ -271,6 +271,9 @@ void Service::drain() {
         for (int i = 0; i < count; ++i) {
             handle(completions[static_cast<std::size_t>(i)]);
         }
+        if (count < 0) {
+            end_now(fault_of(unreadable_queue(), lane_.name));
+        }
         if (count <= 0) {
             return;
         }

@@ -248,24 +248,24 @@ class CommandLine(unittest.TestCase):
         self.addCleanup(shell.kill)
         said = b""
 
-        def wait_for(text):  # after what was waited for before
+        def wait_for(text, typed=b""):
+            """After what was waited for before. What is typed while a shell sets up the terminal is lost: it is typed again, which does no harm."""
             nonlocal said
-            end = time.monotonic() + 120
+            begun = again = time.monotonic()
             while text not in said:
-                self.assertLess(time.monotonic(), end, said)
+                now = time.monotonic()
+                self.assertLess(now, begun + 120, (text, said))
+                if typed and now >= again:
+                    os.write(ours, typed)
+                    again = now + 10
                 if select.select([ours], [], [], 1)[0]:
                     said += os.read(ours, 4096)
             head, _, said = said.partition(text)
             return head
         wait_for(b"# ")
-        os.write(ours, b"\n")  # what is typed while bash sets up the terminal may be lost
-        wait_for(b"# ")
-        os.write(ours, b"echo begun $((1 + 1)); sleep 1000\n")
-        wait_for(b"begun 2")
-        os.write(ours, b"\x03")  # Ctrl-C ends the sleep, not the lab
-        wait_for(b"# ")
-        os.write(ours, b"tty; echo $((6 * 7)); exit 4\n")
-        self.assertIn(b"/dev/hvc0", wait_for(b"42"))
+        wait_for(b"begun 2", b"echo begun $((1 + 1)); sleep 1000\n")
+        wait_for(b"# ", b"\x03")  # Ctrl-C ends the sleep, not the lab
+        self.assertIn(b"/dev/hvc0", wait_for(b"42", b"tty; echo $((6 * 7)); exit 4\n"))
         self.assertEqual(shell.wait(60), 4)
         self.assertEqual(termios.tcgetattr(theirs), before)
         os.close(theirs)

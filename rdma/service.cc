@@ -424,7 +424,8 @@ void Service::flush() {
         request.num_sge = 1;
         request.opcode = IBV_WR_SEND;
         request.send_flags = service_bytes <= lane_.inline_bytes ? IBV_SEND_SIGNALED | IBV_SEND_INLINE : IBV_SEND_SIGNALED;
-        next_slot_ = (next_slot_ + 1) % service_depth; // in order, so a slot's last use is complete when it comes round
+        next_slot_ = static_cast<std::uint32_t>((next_slot_ + 1) %
+                                                service_depth); // in order, so a slot's last use is complete when it comes round
         post(request);
     }
 }

@@ -136,7 +136,8 @@ TEST(RdmaRequest, ThatContradictsItselfIsRefused) {
     EXPECT_EQ(code_of(with(11, 4)), ErrorCode::protocol) << "bulk lane 4 of 4";
     EXPECT_EQ(code_of(with(11, 255)), ErrorCode::protocol);
     for (const LaneKind kind : {LaneKind::control, LaneKind::service, LaneKind::urgent}) {
-        EXPECT_EQ(code_of(with(10, static_cast<std::uint8_t>(kind))), ErrorCode::protocol) << "an index of a " << title_of(kind, 0);
+        EXPECT_EQ(code_of(with(10, static_cast<std::uint8_t>(kind))), ErrorCode::protocol)
+            << "an index of a " << title_of(kind, 0);
     }
     Request most = sample();
     most.lanes = plugin::max_lanes;

@@ -13,6 +13,8 @@ namespace pageferry::rdma {
 
 namespace {
 
+constexpr int looks_between_clocks = 16;
+
 void pause_briefly() {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
@@ -58,6 +60,7 @@ std::size_t Pump::drain() {
         total += static_cast<std::size_t>(count);
     }
     if (total > 0) {
+        busy_until_ = Clock::now() + busy_;
         changed_.notify_all();
     }
     return total;
@@ -72,9 +75,11 @@ void Pump::notify() {
 
 void Pump::wait(std::unique_lock<std::mutex>& lock, const Deadline& deadline) {
     if (Clock::now() < busy_until_) {
-        lock.unlock();
-        pause_briefly();
-        lock.lock();
+        for (int looks = 0; looks < looks_between_clocks && drain() == 0; ++looks) { // a look is cheaper than the time
+            lock.unlock();
+            pause_briefly();
+            lock.lock();
+        }
         return;
     }
     if (sleeping_) {

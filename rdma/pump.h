@@ -31,9 +31,7 @@ public:
     template <class Done>
     bool run(std::unique_lock<std::mutex>& lock, const Deadline& deadline, Done done) {
         for (;;) {
-            if (drain() > 0) {
-                busy_until_ = Clock::now() + busy_;
-            }
+            drain();
             if (done()) {
                 return true;
             }

@@ -63,6 +63,7 @@ private:
         Result<MemoryRegion> region;
     };
     using Moment = Clock::time_point;
+    static constexpr std::chrono::milliseconds patience_for_a_cause{200};
 
     void run();
     [[nodiscard]] int milliseconds_to_wait() const;

@@ -1,0 +1,126 @@
+// What a connection is told without asking: events of the connection manager and of the device, and how they end it.
+#include "rdma/cm_event.h"
+#include "rdma/service.h"
+
+#include <utility>
+
+namespace pageferry::rdma {
+
+namespace {
+
+constexpr std::size_t most_notes = 8;
+
+} // namespace
+
+void Service::connection_manager() {
+    rdma_cm_event* raw = nullptr;
+    while (rdma_get_cm_event(set_.channel.get(), &raw) == 0) {
+        const CmEvent event{raw};
+        const Lane* const lane = set_.find(event->id);
+        Fault fault = fault_of(*event, lane_.name.peer, 0);
+        fault.lane = lane != nullptr ? lane->name.number : PF_LANE_NONE;
+        fault.error.object = lane != nullptr ? lane->name.title + " (" + lane->name.device + ")" : fault.error.object;
+        switch (event->event) {
+        case RDMA_CM_EVENT_DISCONNECTED:
+        case RDMA_CM_EVENT_DEVICE_REMOVAL: end_now(std::move(fault)); break;
+        case RDMA_CM_EVENT_TIMEWAIT_EXIT:
+        case RDMA_CM_EVENT_ESTABLISHED: break;
+        default: {
+            // Said of connections that go on working (unreachable after the carrier was lost, a new address): worth telling
+            // when the connection ends, and no reason to end it.
+            const std::scoped_lock lock{mutex_};
+            if (notes_.size() < most_notes) {
+                notes_.push_back(name_of(event->event));
+            }
+        }
+        }
+    }
+}
+
+void Service::device_event(const ibv_async_event& event) {
+    const auto of_a_pair = [&](const char* reason, ErrorCode code) {
+        const Lane* const lane = set_.find(event.element.qp->qp_num);
+        if (lane == nullptr || lane->qp() != event.element.qp) {
+            return; // another connection's
+        }
+        Error error = make_error(code, "connection", lane->name.title + " (" + lane->name.device + ")",
+                                 std::string{reason} + " (" + name_of(event.event_type) + ")");
+        error.peer = lane->name.peer;
+        fail(Fault{.error = std::move(error), .lane = lane->name.number}, true);
+    };
+    const auto of_the_device = [&] {
+        fail(Fault{.error =
+                       make_error(ErrorCode::io, "connection", lane_.name.device,
+                                  "the RDMA device has failed (" + name_of(event.event_type) + ")", "look into the kernel log")},
+             false);
+    };
+    switch (event.event_type) {
+    case IBV_EVENT_QP_FATAL: of_a_pair("the device could not go on with the queue pair", ErrorCode::io); break;
+    case IBV_EVENT_QP_REQ_ERR: of_a_pair("the peer sent an invalid request", ErrorCode::protocol); break;
+    case IBV_EVENT_QP_ACCESS_ERR: of_a_pair("the peer asked for memory it may not touch", ErrorCode::permission); break;
+    case IBV_EVENT_DEVICE_FATAL: of_the_device(); break;
+    case IBV_EVENT_CQ_ERR:
+        if (const ibv_cq* const queue = event.element.cq;
+            queue == set_.control.queue.get() || queue == set_.service.queue.get() || queue == set_.data.queue.get()) {
+            of_the_device();
+        }
+        break;
+    case IBV_EVENT_PORT_ERR: {
+        const std::scoped_lock lock{mutex_};
+        if (event.element.port_num == lane_.id->port_num) {
+            port_down_ = name_of(event.event_type);
+        }
+        break;
+    }
+    case IBV_EVENT_PORT_ACTIVE: {
+        const std::scoped_lock lock{mutex_};
+        if (event.element.port_num == lane_.id->port_num) {
+            port_down_.reset();
+        }
+        break;
+    }
+    case IBV_EVENT_GID_CHANGE:
+    case IBV_EVENT_LID_CHANGE:
+    case IBV_EVENT_PKEY_CHANGE: {
+        const std::scoped_lock lock{mutex_};
+        if (notes_.size() < most_notes) {
+            notes_.push_back(name_of(event.event_type));
+        }
+        break;
+    }
+    default: break;
+    }
+}
+
+void Service::fail(Fault fault, bool consequence) {
+    if (!consequence) {
+        end_now(std::move(fault));
+        return;
+    }
+    {
+        const std::scoped_lock lock{mutex_};
+        if (consequence_ || ending_.over()) {
+            return;
+        }
+        consequence_ = std::move(fault);
+        consequence_at_ = Clock::now() + patience_for_a_cause;
+    }
+    kick();
+}
+
+void Service::end_now(Fault fault) {
+    {
+        const std::scoped_lock lock{mutex_};
+        if (port_down_) {
+            fault.error.reason += "; the port of the RDMA device is down (" + *port_down_ + ")";
+            fault.error.remedy = "check the cable and `ip link`";
+            fault.error.code = fault.error.code == ErrorCode::closed ? ErrorCode::unreachable : fault.error.code;
+        }
+        for (std::size_t i = 0; i < notes_.size(); ++i) {
+            fault.error.reason += (i == 0 ? "; seen before: " : ", ") + notes_[i];
+        }
+    }
+    end_(std::move(fault));
+}
+
+} // namespace pageferry::rdma

@@ -30,7 +30,7 @@ Registrar::~Registrar() {
 Result<void> Registrar::add(Job job, bool soon) {
     const std::scoped_lock lock{mutex_};
     if (stopped_) {
-        return {};
+        return std::unexpected{make_error(ErrorCode::state, "register memory", {}, "its memory was revoked")};
     }
     (soon ? soon_ : later_).push_back(std::move(job));
     const std::size_t wanted = std::min<std::size_t>(

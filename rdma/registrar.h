@@ -34,7 +34,7 @@ public:
     Registrar(const Registrar&) = delete;
     Registrar& operator=(const Registrar&) = delete;
 
-    // soon: before all that is queued and not soon. Starts the threads it needs. resources: no thread left.
+    // soon: before all that is queued and not soon. Starts the threads it needs. resources: no thread left. state: stopped.
     Result<void> add(Job job, bool soon);
     // What is begun from now on is of this round.
     std::uint64_t new_round();

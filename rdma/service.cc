@@ -211,6 +211,7 @@ bool Service::register_local(const Region& region, bool soon) {
 
 void Service::ask() {
     while (asked_ < max_requests && !(ask_soon_.empty() && ask_later_.empty())) {
+        answered_at_ = asked_ == 0 ? Clock::now() : answered_at_;
         auto& queue = ask_soon_.empty() ? ask_later_ : ask_soon_;
         const Region region = queue.front();
         queue.pop_front();
@@ -328,19 +329,27 @@ void Service::message(const ServiceMessage& message) {
             there = table_ != nullptr;
             if (!there && held_.size() < max_requests) {
                 held_.push_back(message);
+                return;
             }
         }
         if (there) {
             answer(message);
+        } else {
+            Error error = make_error(ErrorCode::protocol, "register memory", lane_.name.title,
+                                     "the peer asks for more regions at once than it may");
+            error.peer = lane_.name.peer;
+            end_now(Fault{.error = std::move(error), .lane = lane_.name.number});
         }
         return;
     }
     case ServiceMessage::Type::registered:
         asked_ -= asked_ > 0 ? 1 : 0;
+        answered_at_ = Clock::now();
         data_->region_remote(message.number, message.address, message.key);
         return;
     case ServiceMessage::Type::denied: {
         asked_ -= asked_ > 0 ? 1 : 0;
+        answered_at_ = Clock::now();
         const auto region = data_->region(message.number);
         const bool known = message.status > PF_AGAIN && message.status <= PF_INTERNAL;
         Error error = make_error(known ? static_cast<ErrorCode>(message.status) : ErrorCode::refused, "register memory",
@@ -384,7 +393,9 @@ void Service::answer(const ServiceMessage& asked) {
     const auto block = std::ranges::find(table->blocks(), asked.block, &Block::number);
     if (auto begun = register_memory(*address, asked.length, remote_access(block->access), true, asked.number, true); !begun) {
         deny(begun.error());
-        end_now(Fault{.error = std::move(begun.error())});
+        if (begun.error().code != ErrorCode::state) { // that is: revoked just now
+            end_now(Fault{.error = std::move(begun.error())});
+        }
     }
 }
 
@@ -461,28 +472,6 @@ void Service::tick() {
     }
     if (!ending_.over()) {
         watch_for_silence();
-    }
-}
-
-// The device's own retries are bounded, but not on every device by what they should be; and an idle connection sends nothing that
-// could fail. A write of no bytes asks the peer's device, not its processor.
-void Service::watch_for_silence() {
-    const auto silent =
-        std::max<Clock::duration>(data_->stalled_for(), in_flight_ > 0 ? Clock::now() - moved_ : Clock::duration{});
-    if (silent >= dead_peer_ * 3 / 4) { // looked at every quarter: so within the whole
-        Error error = make_error(ErrorCode::timed_out, "connection", lane_.name.device,
-                                 "the peer, or the path to it, has acknowledged nothing for " +
-                                     std::to_string(std::chrono::duration_cast<milliseconds>(silent).count()) + " ms",
-                                 "check the link, and that UDP port 4791 (RoCE v2) passes between the hosts");
-        error.peer = lane_.name.peer;
-        end_now(Fault{.error = std::move(error)});
-        return;
-    }
-    if (in_flight_ == 0 && Clock::now() - moved_ >= dead_peer_ / 5) { // at every look
-        ibv_send_wr request{};
-        request.opcode = IBV_WR_RDMA_WRITE;
-        request.send_flags = IBV_SEND_SIGNALED;
-        post(request);
     }
 }
 

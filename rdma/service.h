@@ -118,7 +118,8 @@ private:
     // the thread's own
     std::deque<Region> ask_soon_;
     std::deque<Region> ask_later_;
-    std::size_t asked_ = 0;           // unanswered
+    std::size_t asked_ = 0; // unanswered
+    Moment answered_at_ = Clock::now();
     std::deque<ServiceMessage> held_; // asked before there was memory
     std::deque<ServiceMessage> outgoing_;
     std::uint32_t in_flight_ = 0;

@@ -1,4 +1,4 @@
-// What a connection is told without asking: events of the connection manager and of the device, and how they end it.
+// What happens to a connection by itself: events of the connection manager and of the device, silence, and how they end it.
 #include "rdma/cm_event.h"
 #include "rdma/service.h"
 
@@ -6,9 +6,12 @@
 
 namespace pageferry::rdma {
 
+using std::chrono::milliseconds;
+
 namespace {
 
 constexpr std::size_t most_notes = 8;
+constexpr int registration_patience = 6; // times that of a dead peer
 
 } // namespace
 
@@ -121,6 +124,37 @@ void Service::end_now(Fault fault) {
         }
     }
     end_(std::move(fault));
+}
+
+// The device's own retries are bounded, but not on every device by what they should be; and an idle connection sends nothing that
+// could fail. A write of no bytes asks the peer's device, not its processor.
+void Service::watch_for_silence() {
+    // Its device is alive, but nobody registers memory there, which may take long when memory is short.
+    if (asked_ > 0 && Clock::now() - answered_at_ >= registration_patience * dead_peer_) {
+        Error error = make_error(ErrorCode::timed_out, "register memory", lane_.name.title,
+                                 "the peer has not answered " + std::to_string(asked_) + " requests to register memory",
+                                 "look into the peer's log, and whether it is short of memory");
+        error.peer = lane_.name.peer;
+        end_now(Fault{.error = std::move(error), .lane = lane_.name.number});
+        return;
+    }
+    const auto silent =
+        std::max<Clock::duration>(data_->stalled_for(), in_flight_ > 0 ? Clock::now() - moved_ : Clock::duration{});
+    if (silent >= dead_peer_ * 3 / 4) { // looked at every quarter: so within the whole
+        Error error = make_error(ErrorCode::timed_out, "connection", lane_.name.device,
+                                 "the peer, or the path to it, has acknowledged nothing for " +
+                                     std::to_string(std::chrono::duration_cast<milliseconds>(silent).count()) + " ms",
+                                 "check the link, and that UDP port 4791 (RoCE v2) passes between the hosts");
+        error.peer = lane_.name.peer;
+        end_now(Fault{.error = std::move(error)});
+        return;
+    }
+    if (in_flight_ == 0 && Clock::now() - moved_ >= dead_peer_ / 5) { // at every look
+        ibv_send_wr request{};
+        request.opcode = IBV_WR_RDMA_WRITE;
+        request.send_flags = IBV_SEND_SIGNALED;
+        post(request);
+    }
 }
 
 } // namespace pageferry::rdma

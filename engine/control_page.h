@@ -1,11 +1,13 @@
-// What the monitor process and the mover process of one migration both see, in one page of shared memory.
+// What the monitor process and the mover process of one migration both see, in a few pages of shared memory.
 //
 // The monitor process writes the limits, at any time; the mover writes the progress. Every field is a lock-free atomic, read and
 // written with relaxed order: each is a figure of its own, and none tells that another is ready. A mover gone mad can only make
 // figures wrong here.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 namespace pageferry::engine {
@@ -14,6 +16,7 @@ struct Limits {
     std::atomic<std::uint64_t> max_bandwidth{0};        // bytes per second, 0: none
     std::atomic<std::uint64_t> downtime_limit_ms{300};  // QEMU's default
     std::atomic<std::uint64_t> switchover_bandwidth{0}; // bytes per second to reckon with at the switchover, 0: what was measured
+    std::atomic<std::uint64_t> postcopy_bandwidth{0};   // bytes per second of background pulls, 0: none
 };
 
 struct Progress {
@@ -33,10 +36,36 @@ struct Progress {
     std::atomic<std::uint64_t> page_size{0}; // bytes, the smallest of all blocks
 };
 
+// One thread of the hypervisor that runs a virtual processor.
+struct VcpuFaults {
+    std::atomic<std::uint64_t> blocked_ns{0}; // time it waited for pages
+    std::atomic<std::uint64_t> faults{0};     // that had to be fetched from the source
+    std::atomic<std::uint64_t> latency_ns{0}; // of those, summed
+};
+
+// A postcopy's faults, on the destination; on the source only the first three, as the destination tells them.
+struct Postcopy {
+    static constexpr std::size_t buckets = 24;     // latencies: [2^N, 2^(N+1)) microseconds, as QEMU's postcopy-latency-dist
+    static constexpr std::size_t most_vcpus = 512; // further ones count as other threads
+    std::atomic<std::uint64_t> requests{0};        // pages fetched for a fault
+    std::atomic<std::uint64_t> request_bytes{0};   // of those
+    std::atomic<std::uint64_t> bytes{0};           // all that was pulled, faults and background
+    std::atomic<std::uint64_t> faults{0};          // all faults, also those on pages that were here already
+    std::atomic<std::uint64_t> latency_ns{0};      // of requests, from the fault read to the page mapped, summed
+    std::atomic<std::uint64_t> latency_faults{0};  // how many were summed
+    std::atomic<std::uint64_t> blocked_ns{0};      // time in which all virtual processors waited for pages
+    std::atomic<std::uint64_t> other_faults{0};    // of latency_faults, by threads that run no virtual processor
+    std::atomic<std::uint64_t> other_latency_ns{0};
+    std::atomic<std::uint64_t> vcpus{0}; // of the following
+    std::array<std::atomic<std::uint64_t>, buckets> latency{};
+    std::array<VcpuFaults, most_vcpus> vcpu{};
+};
+
 struct ControlPage {
-    static constexpr std::size_t size = 4096;
+    static constexpr std::size_t size = 16384;
     Limits limits;
     Progress progress;
+    Postcopy postcopy;
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 static_assert(sizeof(ControlPage) <= ControlPage::size);

@@ -55,7 +55,7 @@ public:
 
     // Destination only, while the guest has not been permitted to run: a user's cont and stop are remembered, not carried out
     // (QEMU's autostart while in inmigrate). False when they are none of our business and go to QEMU.
-    virtual bool hold_run_state(bool run) = 0;
+    virtual Result<bool> hold_run_state(bool run) = 0;
 
     // A migration Pageferry does not carry (fd:, exec:, file:) is about to be handed to QEMU: put QEMU's own capabilities and
     // parameters as the user set them, then call the reply; on success the caller passes the command on. From then to the end of

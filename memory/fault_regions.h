@@ -75,7 +75,7 @@ private:
     FaultRegions(std::vector<Fd> userfaultfds, Fd wake, std::span<const RamBlock> blocks);
     void divide();
     [[nodiscard]] const Stretch* find(std::uint64_t address) const;
-    Result<std::size_t> read_some(int userfaultfd, std::span<Fault> faults) const;
+    [[nodiscard]] Result<std::size_t> read_some(int userfaultfd, std::span<Fault> faults) const;
     Result<bool> wait_for_faults(std::chrono::steady_clock::time_point end);
     [[nodiscard]] Result<void> map_within(const Stretch& stretch, std::uint64_t address, std::uint64_t end) const;
     [[nodiscard]] Error failed(int number, const char* operation, const Stretch& stretch) const;

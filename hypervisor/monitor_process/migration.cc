@@ -433,7 +433,7 @@ json Migration::query_migrate() const {
         .transport = &transport_});
 }
 
-bool Migration::hold_run_state(bool run) {
+Result<bool> Migration::hold_run_state(bool run) {
     if (incoming_) {
         autostart_ = run;
         return true;

@@ -54,7 +54,7 @@ public:
     void migrate_recover(const std::vector<std::string>& uris, monitor::Reply reply) override;
     void migrate_start_postcopy(monitor::Reply reply) override;
     [[nodiscard]] nlohmann::json query_migrate() const override;
-    bool hold_run_state(bool run) override;
+    Result<bool> hold_run_state(bool run) override;
     void begin_native(bool incoming, monitor::Reply reply) override;
     [[nodiscard]] bool is_native() const override { return native_; }
     void native_refused() override;

@@ -1,5 +1,6 @@
 #include "hypervisor/monitor_process/query_migrate.h"
 
+#include "engine/postcopy/latency.h"
 #include "transport/uri.h"
 
 #include <nlohmann/json.hpp>
@@ -100,8 +101,14 @@ json postcopy_figures(const engine::Postcopy& postcopy, const engine::Progress* 
     }
     if (destination) {
         const LatencyCounts all = counts(postcopy);
+        json latency = {{"dist", all}};
+        for (const auto& [name, percent] : {std::pair{"p50-us", 50.0}, std::pair{"p99-us", 99.0}}) {
+            if (const auto value = engine::percentile(all, percent)) {
+                latency[name] = std::round(*value * 10) / 10;
+            }
+        }
         figures["request-bytes"] = postcopy.request_bytes.load();
-        figures["latency"] = {{"dist", all}};
+        figures["latency"] = std::move(latency);
     }
     return figures;
 }

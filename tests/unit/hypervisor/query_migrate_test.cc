@@ -343,6 +343,8 @@ TEST_F(QueryPostcopy, BothSidesHaveWhatIsOurs) {
         ASSERT_EQ(latency["dist"].size(), engine::Postcopy::buckets);
         EXPECT_EQ(latency["dist"][5], 8);
         EXPECT_EQ(latency["dist"][9], 2);
+        EXPECT_EQ(latency["p50-us"], 52.0) << "the fifth of eight in [32, 64)";
+        EXPECT_EQ(latency["p99-us"], 998.4) << "rank 9.9 of ten, in [512, 1024)";
     }
     EXPECT_FALSE(ask(Status::completed).contains("x-pageferry-postcopy")) << "a precopy";
 }

@@ -181,7 +181,8 @@ Result<void> MigrationCommands::may_migrate(bool resume) const {
         }
         return {};
     }
-    if (source && statemachine::is_running(status)) {
+    if (source ? statemachine::is_running(status)
+               : in_postcopy(status)) { // the guest may run there, and not go on before it is whole
         return refuse_with("There's a migration process in progress");
     }
     if (!source) {

@@ -72,7 +72,7 @@ check_format() {
 # record_check NAME TEXT: a check of this script itself, counted with the tests; it has failed when there is text.
 record_check() {
     [ -z "$2" ] || printf '%s\nFAILED: %s\n' "$2" "$1" >&2
-    python3 dev.d/results.py --check "$1" "${2:+failed}" >"build/test-results/check-$1.xml"
+    python3 dev.d/results.py --check "$1" "${2:+failed}" <<<"$2" >"build/test-results/check-$1.xml"
 }
 
 # run_ctest PRESET [ctest options], results in $results.xml or PRESET.xml: goes on after a failure, so that the sum is of everything.

@@ -9,7 +9,8 @@
 import contextlib
 import socket
 
-from lab.machine import BOOT_PATIENCE, Machine
+from lab.lane import LabError
+from lab.machine import BOOT_PATIENCE, BOOTS, Machine
 
 
 class Two:
@@ -25,10 +26,21 @@ class Two:
             self._stack = self._stack.pop_all()
 
     def wait_ready(self, timeout=BOOT_PATIENCE):
-        """LabError: one of them did not come to that."""
-        for machine in (self.a, self.b):
-            machine.wait_ready(timeout)
-        return self
+        """LabError: one of them did not come to that. Where a kernel failed (Machine.kernel_failed()), both are booted again: their cable
+        ends with either of them."""
+        for boot in range(1, BOOTS + 1):
+            try:
+                for machine in (self.a, self.b):
+                    machine.wait_ready(timeout)
+                return self
+            except LabError as error:
+                if boot == BOOTS or not machine.kernel_failed():
+                    raise
+                cable = socket.socketpair()
+                with cable[0], cable[1]:
+                    self.a.boot_again(error, cable[0])
+                    self.b.boot_again(error, cable[1])
+        raise AssertionError("not reached")
 
     def cut(self, carrier=None):
         """Nothing passes any more. One that is named by carrier ("a" or "b"; None: both) sees that its cable is out; the other one sees

@@ -148,7 +148,7 @@ class Machine:
     def last_words(self):
         """What a failed kernel says of itself, or else the end of the console, and whether its limit has passed: for an error."""
         lines = self.console(1 << 20).splitlines()
-        said = " | ".join([line for line in lines if any(word in line for word in (*_FAILED, "BUG: "))][:3] or lines[-3:])
+        said = " | ".join([line for line in lines if any(word in line for word in (*_FAILED, "BUG: ", "RIP: "))][:4] or lines[-3:])
         return f"{'; its time limit has passed' if self.limit_passed else ''}; console: {said or 'nothing'}"
 
     def close(self):

@@ -39,9 +39,6 @@ struct PageMap::Mapping {
     std::atomic<std::uint64_t> missing{0}; // bytes
 };
 
-return bytes;
-}
-
 Result<PageMap> PageMap::map(std::span<const RamBlockInfo> blocks, const Fd& file) {
     for (const RamBlockInfo& block : blocks) {
         if (block.page_size == 0 || block.length % block.page_size != 0) {

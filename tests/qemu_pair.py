@@ -66,6 +66,7 @@ class Event:
     name: str
     data: dict
     time: float  # time.monotonic() at which it was read
+    stamp: float = 0.0  # time.time() at which it happened, as its sender says
 
     def __str__(self):
         return f"{self.name} {self.data['status']}" if self.name == "MIGRATION" else self.name
@@ -101,7 +102,9 @@ class Qmp:
                 message = json.loads(line)
                 with self._condition:
                     if "event" in message:
-                        self.events.append(Event(message["event"], message.get("data", {}), time.monotonic()))
+                        stamp = message.get("timestamp", {})
+                        self.events.append(Event(message["event"], message.get("data", {}), time.monotonic(),
+                                                 stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6))
                         self.conversation.append(("event", self.events[-1]))
                     else:
                         self._replies[message.get("id")] = message

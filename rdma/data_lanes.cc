@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 
 #include <algorithm>
+#include <thread>
 
 namespace pageferry::rdma {
 
@@ -252,6 +253,7 @@ void DataLanes::handle(const ibv_wc& completion) {
         return;
     }
     DataLane& lane = lanes_[number];
+    lane.seen = completion.wr_id >> 8U;
     if (completion.status != IBV_WC_SUCCESS) {
         fail_(fault_of(completion, lane.lane->name), is_consequence(completion.status));
         return;
@@ -400,6 +402,23 @@ std::optional<Region> DataLanes::region(std::uint32_t number) {
     const std::scoped_lock lock{mutex_};
     const Region* const region = regions_ ? regions_->at(number) : nullptr;
     return region != nullptr ? std::optional{*region} : std::nullopt;
+}
+
+bool DataLanes::flush(const Deadline& deadline) {
+    std::unique_lock lock{mutex_};
+    const auto back = [](const DataLane& lane) { return lane.posted.empty() || lane.seen >= lane.sequence; };
+    for (;;) {
+        pump_.drain();
+        if (std::ranges::all_of(lanes_, back)) {
+            return true;
+        }
+        if (deadline.passed()) {
+            return false;
+        }
+        lock.unlock();
+        std::this_thread::sleep_for(std::chrono::microseconds{200});
+        lock.lock();
+    }
 }
 
 Clock::duration DataLanes::stalled_for() {

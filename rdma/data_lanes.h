@@ -60,6 +60,8 @@ public:
     // The region of that number, as it is now. Nothing: there is none.
     std::optional<Region> region(std::uint32_t number);
 
+    // The queue pairs are in error: waits for what they held to come back. false: not in time. When the connection is over.
+    bool flush(const Deadline& deadline);
     // For how long nothing has completed though something is under way; 0: nothing is.
     Clock::duration stalled_for();
     [[nodiscard]] std::uint64_t bytes_pushed() const { return pushed_.load(std::memory_order_relaxed); }
@@ -90,6 +92,7 @@ private:
         Ring<std::uint32_t> operations; // that they were for
         std::uint64_t bytes = 0;        // under way
         bool unfenced = false;          // a push was posted since the last fence
+        std::uint64_t seen = 0;         // sequence of the latest completion, of whatever status
         Clock::time_point moved;        // when something last completed, or the first was posted
     };
     // Requests that go to a lane with one call.

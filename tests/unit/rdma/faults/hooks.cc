@@ -25,6 +25,7 @@ void Hooks::reset() {
     receives_.clear();
     notifications_.clear();
     registration_.reset();
+    registered_.clear();
     last_write_.clear();
     sent_.clear();
 }
@@ -229,6 +230,18 @@ int Hooks::refused_registration(const ibv_pd* pd) {
     return error;
 }
 
+void Hooks::registered(const ibv_pd* pd, unsigned access) {
+    const std::scoped_lock lock{mutex_};
+    if (const auto side = domains_.find(pd); side != domains_.end()) {
+        registered_[side->second].push_back(access);
+    }
+}
+
+std::vector<unsigned> Hooks::registrations(Side side) {
+    const std::scoped_lock lock{mutex_};
+    return registered_[side];
+}
+
 // --- device events
 
 Hooks::DeviceEvents::DeviceEvents(ibv_context* context) : told_(::eventfd(0, EFD_SEMAPHORE | EFD_CLOEXEC | EFD_NONBLOCK)) {
@@ -308,6 +321,7 @@ ibv_mr* ibv_reg_mr_iova2(ibv_pd* pd, void* address, size_t length, uint64_t iova
         errno = error;
         return nullptr;
     }
+    Hooks::get().registered(pd, access);
     return real(pd, address, length, iova, access);
 }
 

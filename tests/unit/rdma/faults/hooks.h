@@ -58,6 +58,8 @@ public:
         std::uint32_t remote_key = 0;
     };
     std::optional<Write> last_write(const LaneEnd& lane);
+    // The rights, IBV_ACCESS_*, of each region registered on that side since reset().
+    std::vector<unsigned> registrations(Side side);
     // Bytes of each SEND posted there since reset().
     std::vector<std::uint32_t> sends(const LaneEnd& lane);
 
@@ -80,6 +82,7 @@ public:
     void asked(const rdma_cm_id& id, const Request& request);     // of the caller
     void requested(const rdma_cm_id* id, const Request& request); // at the callee
     int refused_registration(const ibv_pd* pd);                   // 0: go on
+    void registered(const ibv_pd* pd, unsigned access);
     std::optional<ibv_async_event> device_event(const ibv_context* context);
     bool acknowledged(); // true: it was one that was told here
     struct Watched {     // -1: nothing is told
@@ -120,6 +123,7 @@ private:
         unsigned left = 1;
     };
     std::optional<Registration> registration_;
+    std::map<Side, std::vector<unsigned>> registered_;
     std::map<LaneEnd, Write> last_write_;
     std::map<LaneEnd, std::vector<std::uint32_t>> sent_;
     Watched watched_;

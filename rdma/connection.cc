@@ -98,7 +98,7 @@ Outcome<void> Connection::start(Lanes lanes) {
     control_ = std::make_unique<ControlLane>(*lanes_, ending_, std::move(kicks[1]), fail);
     data_ = std::make_unique<DataLanes>(
         *lanes_, ending_, std::move(kicks[2]), options_.queue_depth,
-        [this](std::span<const Region> regions, bool soon) { service_->want(regions, soon); }, fail);
+        [this](std::span<const Region> regions, Urgency urgency) { service_->want(regions, urgency); }, fail);
     if (auto started = service_->start(*data_); !started) {
         return failed(std::move(started.error()));
     }

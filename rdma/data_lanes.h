@@ -34,9 +34,9 @@ namespace pageferry::rdma {
 
 class DataLanes {
 public:
-    // Regions that have to be registered here, and at the peer where it was not asked before; soon: something waits for them.
-    // Called under the lock.
-    using Want = std::function<void(std::span<const Region> regions, bool soon)>;
+    // Regions that have to be registered here, and at the peer where it was not asked before; of those that were asked for here
+    // (local_asked), sooner. Called under the lock.
+    using Want = std::function<void(std::span<const Region> regions, Urgency urgency)>;
 
     DataLanes(LaneSet& set, const Ending& ending, Fd kick, std::size_t depth, Want want, ControlLane::Fail fail);
 
@@ -110,8 +110,8 @@ private:
     [[nodiscard]] DataLane* least_busy(std::span<DataLane> lanes) const;
     bool post(DataLane& lane, ibv_send_wr* first);
     bool post_fences(std::uint32_t number);
-    void cover(std::span<const pf_extent> extents, bool soon);
-    void want_missing(const pf_extent& extent);
+    void cover(std::span<const pf_extent> extents, Urgency urgency);
+    void want_missing(const pf_extent& extent, Urgency urgency);
     [[nodiscard]] bool idle() const; // nothing is under way, and every completion was fetched
     void forget_local(std::uint64_t round, std::vector<MemoryRegion>& gone);
     [[nodiscard]] bool has_room(DataLane& lane) const;

@@ -34,10 +34,8 @@ constexpr std::uint64_t piece = std::uint64_t{256} << 10;
 constexpr Milliseconds patience{60'000};
 constexpr std::uint32_t rights = PF_MEMORY_PUSH_SOURCE | PF_MEMORY_PUSH_TARGET | PF_MEMORY_PULL_SOURCE | PF_MEMORY_PULL_TARGET;
 
-template <class... Arguments>
-void say(const char* format, Arguments... arguments) {
-    std::printf(format, arguments...); // NOLINT(cppcoreguidelines-pro-type-vararg)
-    std::puts("");
+void say(const std::string& line) {
+    std::puts(line.c_str());
     std::fflush(stdout);
 }
 
@@ -83,9 +81,18 @@ Connection accept(transport::Listener& listener) {
 
 Connection connect(const char* scheme, const std::string& host, int port) {
     const auto plugin = must(transport::load(scheme));
-    auto made = must(plugin.open(scheme + (":" + host + ":" + std::to_string(port)), options()));
-    must(made.connect(patience, {}));
-    return made;
+    const auto until = Clock::now() + patience;
+    for (;;) {
+        auto made = must(plugin.open(scheme + (":" + host + ":" + std::to_string(port)), options()));
+        auto connected = made.connect(patience, {});
+        if (connected) {
+            return made;
+        }
+        if (Clock::now() > until) {
+            must(std::move(connected));
+        }
+        std::this_thread::sleep_for(Milliseconds{200}); // the cable may be out
+    }
 }
 
 // Until the connection has ended, which it answers.
@@ -112,7 +119,8 @@ Error move(Connection& connection, std::uint64_t rounds) {
 void close(std::optional<Connection>& connection) {
     const auto begin = Clock::now();
     connection.reset();
-    say("closed in %lld ms", static_cast<long long>(std::chrono::duration_cast<Milliseconds>(Clock::now() - begin).count()));
+    const auto took = std::chrono::duration_cast<Milliseconds>(Clock::now() - begin);
+    say("closed in " + std::to_string(took.count()) + " ms");
 }
 
 // What comes next on the control lane; the error that ended the connection.
@@ -139,7 +147,7 @@ int serve(const std::string& host, int port) {
     std::optional<Connection> connection = accept(rdma);
     must(connection->add_memory({&block, 1}));
     const auto end = hear(*connection);
-    say("ended: %s", end ? "by a message" : end.error().to_string().c_str());
+    say("ended: " + (end ? "by a message" : end.error().to_string()));
     close(connection);
     const std::span memory{block.address, ram_bytes};
     std::ranges::fill(memory, std::byte{0x11}); // the old connection changes it no more
@@ -150,7 +158,7 @@ int serve(const std::string& host, int port) {
     const bool right = std::ranges::all_of(first, [](std::byte one) { return one == std::byte{0x22}; }) &&
                        std::ranges::all_of(memory.subspan(1 << 20), [](std::byte one) { return one == std::byte{0x11}; });
     must(connection->send(std::as_bytes(std::span{right ? "right" : "wrong"}), patience));
-    say("tcp %s", right ? "works" : "brought the wrong bytes");
+    say(right ? "tcp works" : "tcp brought the wrong bytes");
     (void)hear(*connection); // until the caller closes
     connection.reset();
     say("done");
@@ -162,7 +170,7 @@ int call(const std::string& host, int port) {
     std::optional<Connection> connection = connect("rdma", host, port);
     must(connection->add_memory({&block, 1}));
     const Error why = move(*connection, ~std::uint64_t{0});
-    say("ended: %s", why.to_string().c_str());
+    say("ended: " + why.to_string());
     close(connection);
     std::ranges::fill(std::span{block.address, ram_bytes}, std::byte{0x22});
     connection = connect("tcp", host, port + 1);

@@ -74,6 +74,11 @@ class Two:
         for machine in (self.a, self.b):
             machine.drop_roce(percent)
 
+    def hold_roce(self, on=True):
+        """What both send of RoCE stays with them; TCP goes on."""
+        for machine in (self.a, self.b):
+            machine.hold_roce(on)
+
     def close(self):
         self._stack.close()
 

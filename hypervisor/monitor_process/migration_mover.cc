@@ -322,6 +322,7 @@ void Migration::clean_up() {
         if (!restored) {
             log_("putting the guest back: " + restored.error().to_string());
         }
+        release_means();
         move(status() == Status::cancelling ? Status::cancelled : Status::failed, Cause::cleaned_up);
     });
 }

@@ -67,6 +67,7 @@ private:
     std::size_t attempts_noted_ = 0; // transports that could not be used
     steady_clock::time_point begin_ = steady_clock::now();
     steady_clock::time_point refresh_at_ = begin_;
+    steady_clock::time_point report_at_ = begin_;               // not before: figures may be read more often than they are wanted
     std::optional<steady_clock::time_point> unannounced_since_; // query-migrate is ahead of the events
 
     RoundWatch rounds_;
@@ -158,6 +159,10 @@ Result<void> Follower::refresh() {
     }
     const auto now = steady_clock::now();
     refresh_at_ = now + reporter_.interval();
+    const bool due = now >= report_at_;
+    if (due) {
+        report_at_ = refresh_at_;
+    }
     last_ = std::move(*snapshot);
     if (last_.status != status_) {
         // The event of a change may still be on its way, with others before it. It is not waited for without end.
@@ -183,7 +188,9 @@ Result<void> Follower::refresh() {
         ProgressView view = progress_.update(last_, now);
         view.lanes = options_.lanes;
         view.time = wall_clock();
-        reporter_.progress(view);
+        if (due) {
+            reporter_.progress(view);
+        }
     }
     return {};
 }
@@ -260,7 +267,7 @@ Result<void> Follower::start_postcopy() {
     postcopy_asked_ = true;
     reporter_.note(options_.postcopy->when == PostcopyStart::When::automatic
                        ? "precopy does not converge (" + std::to_string(rounds_.not_shrunk()) +
-                             " rounds left no less than the one before): postcopy"
+                             " rounds left hardly less than the one before): starting postcopy"
                        : "starting postcopy");
     auto answer = client_.execute("migrate-start-postcopy", nullptr, steady_clock::now() + answer_time);
     if (!answer && answer.error().code == ErrorCode::refused) {

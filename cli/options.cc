@@ -29,7 +29,7 @@ A destination of Pageferry goes on listening where it did; plain QEMU's has to b
 )";
 
 constexpr const char* postcopy_help = "Goes on as postcopy: at once, after so many seconds of precopy, or (auto) when a third "
-                                      "round of precopy has left no less than "
+                                      "round of precopy has left hardly less than "
                                       "the one before; the destination needs the capability postcopy-ram too";
 
 // A flag without a value has "true" for one.

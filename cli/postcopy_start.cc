@@ -37,7 +37,7 @@ void RoundWatch::see(std::uint64_t round, std::uint64_t remaining) {
         return;
     }
     if (round_ != 0) {
-        if (before_ && most_ >= *before_ && most_ > 0) {
+        if (before_ && static_cast<double>(most_) > (1 - least_progress) * static_cast<double>(*before_)) {
             ++not_shrunk_;
         }
         before_ = most_;

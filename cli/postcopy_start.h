@@ -22,10 +22,11 @@ struct PostcopyStart {
 // "now" (or nothing), "auto", or seconds. invalid_argument for anything else.
 Result<PostcopyStart> parse_postcopy_start(std::string_view text);
 
-// Counts the rounds of precopy after which no less was left than after the round before.
+// Counts the rounds of precopy after which hardly less was left than after the round before.
 class RoundWatch {
 public:
     static constexpr unsigned enough = 3;
+    static constexpr double least_progress = 0.05; // of what was left: a round that does away with no more is in vain
     // query-migrate's figures, as often as they are read: which round is under way, and the bytes left of it. Of each round the
     // most that was seen counts: its beginning, as near as it was looked at.
     void see(std::uint64_t round, std::uint64_t remaining);

@@ -108,12 +108,17 @@ std::string json_progress(const ProgressView& view) {
     put(to, "remaining_bytes", now.remaining);
     put(to, "transferred_bytes", now.transferred);
     put_rate(to, "rate_bytes_per_second", view.rate);
-    put_rate(to, "dirty_bytes_per_second", now.dirty_rate);
+    const bool postcopy = is_postcopy(now.status); // what concerns dirty pages is over then
+    if (!postcopy) {
+        put_rate(to, "dirty_bytes_per_second", now.dirty_rate);
+    }
     put(to, "eta_ms", view.eta);
     if (view.eta || !view.converges) {
         to["converges"] = view.converges;
     }
-    put(to, "expected_downtime_ms", now.expected_downtime);
+    if (!postcopy) {
+        put(to, "expected_downtime_ms", now.expected_downtime);
+    }
     put(to, "downtime_ms", now.downtime);
     put(to, "total_time_ms", now.total_time);
     put(to, "rounds", now.rounds);

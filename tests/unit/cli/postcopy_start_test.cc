@@ -39,11 +39,19 @@ TEST(Rounds, AreCountedWhenTheyShrinkNoMore) {
 TEST(Rounds, CountWhatTheyBeganWith) {
     RoundWatch rounds;
     for (std::uint64_t round = 1; round < 20; ++round) {
-        rounds.see(round, 1000 - round); // each begins with a little less
+        rounds.see(round, 100'000 >> round); // each begins with less
         rounds.see(round, 500);
         rounds.see(round, 0);
     }
     EXPECT_EQ(rounds.not_shrunk(), 0U);
+}
+
+TEST(Rounds, ThatShrinkItHardlyAreInVain) {
+    RoundWatch rounds;
+    for (std::uint64_t round = 1; round < 6; ++round) {
+        rounds.see(round, 1000 - 10 * round);
+    }
+    EXPECT_TRUE(rounds.hopeless());
 }
 
 TEST(Rounds, OfAGuestThatWritesNothingAreNoReason) {

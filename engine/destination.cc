@@ -1,5 +1,6 @@
 #include "engine/destination.h"
 
+#include "engine/answer_timeout.h"
 #include "engine/peer.h"
 
 #include <algorithm>
@@ -9,277 +10,159 @@
 namespace pageferry::engine {
 
 namespace session = transport::session;
+using statemachine::Cause;
+using statemachine::Status;
 using std::chrono::milliseconds;
 
 namespace {
-constexpr milliseconds accept_wait{500};
 constexpr milliseconds message_wait{500};
 constexpr milliseconds load_wait{50};
 constexpr milliseconds revoke_timeout{10'000};
 constexpr milliseconds farewell{200};
 
+ReceptionConfig with_features(ReceptionConfig config, bool postcopy) {
+    config.features = postcopy ? session::feature_postcopy : 0;
+    return config;
+}
 } // namespace
 
 Destination::Destination(DestinationConfig config, DestinationGuest& guest, statemachine::Machine& machine)
-    : config_(std::move(config)), guest_(guest), machine_(machine) {
+    : config_(std::move(config)), guest_(guest), machine_(machine), progress_(config_.page->progress),
+      dead_peer_(config_.reception.options.dead_peer),
+      reception_(with_features(std::move(config_.reception), config_.postcopy.has_value())) {
     std::uint64_t total = 0;
     for (const auto& block : config_.blocks) {
         total += block.info().length;
     }
-    config_.page->progress.ram_total = total;
+    progress_.ram_total = total;
+    if (config_.postcopy) {
+        receiver_ = std::make_unique<PageReceiver>(config_.blocks, std::move(*config_.postcopy), *config_.page,
+                                                   [this] { reception_.wake(); });
+    }
     if (config_.unsettled) {
         session_ = config_.unsettled->session;
         epoch_ = config_.unsettled->epoch;
         ran_ = config_.unsettled->ran;
+        postcopy_ = config_.unsettled->postcopy && receiver_ != nullptr;
         loaded_ = true;
     }
 }
 
 Destination::~Destination() {
-    inbox_.reset();
+    if (receiver_) {
+        reception_.cancel(ErrorCode::cancelled, "the destination ends");
+        receiver_->disconnect();
+    }
+    reception_.drop();
     relay_.reset();
 }
 
-Result<std::vector<std::string>> Destination::listen() {
-    const std::lock_guard lock{connection_mutex_};
-    listeners_.emplace();
-    for (std::size_t number = 0; number < config_.candidates.size(); ++number) {
-        const Candidate& candidate = config_.candidates[number];
-        if (!candidate.transport) {
-            use_.attempts.push_back(Attempt{.uri = candidate.uri, .phase = "load", .error = candidate.transport.error()});
-            continue;
-        }
-        auto listener = candidate.transport->listen(candidate.uri, config_.options);
-        if (!listener) {
-            use_.attempts.push_back(Attempt{.uri = candidate.uri, .phase = "listen", .error = std::move(listener.error())});
-            continue;
-        }
-        uris_.push_back(listener->uri());
-        candidates_.push_back(number);
-        listeners_->add(std::move(*listener));
-    }
-    if (uris_.empty()) {
-        return std::unexpected(none_left(use_.attempts));
-    }
-    return uris_;
+void Destination::cancel() {
+    // `refused` is the one certain word: this side was never asked to run the guest, and is not going to be.
+    reception_.cancel(run_asked_ ? ErrorCode::cancelled : ErrorCode::refused, "the destination gave up");
 }
 
-void Destination::cancel() {
-    cancelled_ = true;
-    const std::lock_guard lock{connection_mutex_};
-    if (channel_) {
-        // `refused` is the one certain word: this side was never asked to run the guest, and is not going to be.
-        const ErrorCode code = run_asked_ ? ErrorCode::cancelled : ErrorCode::refused;
-        std::ignore = channel_->send_within(session::Failure{.code = code, .text = "the destination gave up"}, milliseconds{50});
-    }
-    if (connection_) {
-        connection_->cancel();
-    }
-    if (listeners_) {
-        listeners_->cancel();
-    }
+void Destination::pause() {
+    paused_ = true;
+    reception_.interrupt(ErrorCode::cancelled, "paused on request (migrate-pause at the destination)");
 }
 
 Result<void> Destination::run() {
     if (!config_.unsettled) {
         if (auto done = serve(); !done) {
-            const Error error = cause(done.error());
+            const Error error = reception_.cause(done.error());
             // Once the source may have sent its permit, only a certain word says that the guest does not run here: the source's
             // own, or the hypervisor's refusal to run it.
-            const bool uncertain = loaded_ && !run_refused_ && !(channel_ && channel_->peer_failed());
+            const bool told = reception_.connected() && reception_.channel().peer_failed();
+            const bool uncertain = loaded_ && !run_refused_ && !(told && machine_.status() != Status::postcopy_active);
             if (!uncertain && !ran_) {
                 fail(error);
                 return std::unexpected(error);
             }
             lost(error);
         }
+    } else if (postcopy_ && machine_.status() != Status::completed) {
+        PAGEFERRY_TRY(receiver_->take_over()); // faults go on being served while the source is waited for
     }
-    while (!settled_ && !cancelled_) {
+    while (!settled_ && !reception_.cancelled()) {
         if (auto done = settle(); !done) {
-            lost(cause(done.error()));
+            const Error error = reception_.cause(done.error());
+            lost(error);
+            if (deaf_ && !reception_.cancelled()) {
+                return std::unexpected(error); // whoever owns this process starts another
+            }
         }
     }
     if (!settled_ && !ran_) {
-        return std::unexpected(make_error(ErrorCode::cancelled, "settle", uris_.at(listener_), "the permit to run has not come"));
+        return std::unexpected(make_error(ErrorCode::cancelled, "settle", reception_.uri(), "the permit to run has not come"));
     }
     return {};
 }
 
-Error Destination::cause(const Error& seen) {
-    return inbox_ ? inbox_->cause_of(seen) : seen;
-}
-
 void Destination::fail(const Error& error) {
-    if (channel_) {
+    if (reception_.connected()) {
         const ErrorCode code = run_refused_ ? ErrorCode::refused : error.code;
-        std::ignore = channel_->send_within(
+        std::ignore = reception_.channel().send_within(
             session::Failure{.code = code, .text = "the destination failed: " + error.to_string()}, farewell);
     }
     // Refused only where the owner was quicker.
-    std::ignore = machine_.transition(statemachine::Status::failed, statemachine::Cause::error, error.to_string());
+    std::ignore = machine_.transition(Status::failed, Cause::error, error.to_string());
 }
 
-// The connection is gone, and who runs the guest is not settled, or the source does not know it yet.
+// The connection is gone, and who runs the guest is not settled, or the source does not know it yet, or pages are missing.
 void Destination::lost(const Error& error) {
-    if (!ran_ && machine_.status() != statemachine::Status::postcopy_paused) {
+    const auto status = machine_.status();
+    if (status != Status::completed && status != Status::postcopy_paused) {
+        const bool asked = paused_.exchange(false);
         std::ignore =
-            machine_.transition(statemachine::Status::postcopy_paused, statemachine::Cause::connection_lost, error.to_string());
+            machine_.transition(Status::postcopy_paused, asked ? Cause::requested : Cause::connection_lost, error.to_string());
     }
-    drop_connection();
-}
-
-void Destination::drop_connection() {
-    inbox_.reset();
+    if (receiver_ && reception_.connected()) {
+        reception_.connection().cancel();
+        receiver_->disconnect();
+    }
     relay_.reset();
     memory_shared_ = false;
-    const std::lock_guard lock{connection_mutex_};
-    channel_.reset();
-    connection_.reset();
+    reception_.drop();
 }
 
-// The next peer whose transport handshake is done; `stranger`: none yet.
-Result<Destination::Peer> Destination::accept() {
-    std::vector<Error> strangers;
-    auto accepted = listeners_->accept(accept_wait, strangers);
-    for (const Error& stranger : strangers) {
-        config_.turned_away(stranger);
+Result<Destination::Peer> Destination::turn_away(Error error) {
+    const auto turned = reception_.turn_away(std::move(error));
+    if (!turned) {
+        return std::unexpected(turned.error());
     }
-    if (!accepted) {
-        return std::unexpected(std::move(accepted.error()));
-    }
-    if (!*accepted) {
-        return Peer::stranger;
-    }
-    {
-        const std::lock_guard lock{connection_mutex_};
-        listener_ = (*accepted)->listener;
-        connection_.emplace(std::move((*accepted)->connection));
-        channel_.emplace(*connection_, config_.options.dead_peer);
-        if (cancelled_) {
-            connection_->cancel();
-        }
-    }
-    inbox_.emplace(*connection_, *channel_);
-    return Peer::source;
+    return Peer::stranger;
 }
 
 Result<void> Destination::serve() {
     for (;;) {
-        auto peer = accept();
-        if (peer && *peer == Peer::stranger) {
+        const auto hello = reception_.next();
+        if (!hello) {
+            return std::unexpected(hello.error());
+        }
+        if (!*hello) {
             continue;
         }
-        if (peer) {
-            peer = greet();
-        }
+        const auto peer = greet(**hello);
         if (!peer) {
             return std::unexpected(peer.error());
         }
         if (*peer == Peer::source) {
             return receive_guest();
         }
-        drop_connection();
+        memory_shared_ = false;
     }
 }
 
-// One more connection of the same session: the permit, if it had not come, and the word that the guest runs.
-Result<void> Destination::settle() {
-    for (;;) {
-        auto peer = accept();
-        if (peer && *peer == Peer::stranger) {
-            continue;
-        }
-        if (peer) {
-            peer = greet_again();
-        }
-        if (!peer) {
-            return std::unexpected(peer.error());
-        }
-        if (*peer == Peer::source) {
-            break;
-        }
-        drop_connection();
+// The source's RAM table, and for each of its entries the number of the block here.
+Result<std::vector<std::size_t>> Destination::agree_on_ram() {
+    auto message = reception_.inbox().wait(answer_timeout);
+    if (!message || !*message) {
+        return std::unexpected(message ? no_message("RamTable", answer_timeout) : reception_.cause(message.error()));
     }
-    if (!ran_) {
-        PAGEFERRY_TRY(machine_.transition(statemachine::Status::postcopy_recover, statemachine::Cause::connected));
-        PAGEFERRY_TRY(machine_.transition(statemachine::Status::postcopy_active, statemachine::Cause::connected));
-    }
-    return wait_for_permit();
-}
-
-Result<void> Destination::wait_for_permit() {
-    auto message = inbox_->wait(config_.options.dead_peer);
-    if (!message || !*message || !std::holds_alternative<session::Permit>(**message)) {
-        return !message    ? std::unexpected(std::move(message.error()))
-               : !*message ? std::unexpected(no_message("Permit", config_.options.dead_peer))
-                           : std::unexpected(unexpected_message(**message, "wait for Permit"));
-    }
-    return run_guest(std::get<session::Permit>(**message).running);
-}
-
-Result<Destination::Peer> Destination::greet_again() {
-    const auto again = hello();
-    if (!again) {
-        return turn_away(again.error());
-    }
-    if (again->session != session_ || again->epoch <= epoch_) {
-        return turn_away(make_error(ErrorCode::refused, "hello", uris_.at(listener_),
-                                    "this destination waits for another session, or for a later connection of it"));
-    }
-    epoch_ = again->epoch;
-    config_.accepted(session_, epoch_);
-    tell_transport();
-    return Peer::source;
-}
-
-// Hello, answered.
-Result<session::Hello> Destination::hello() {
-    auto first = inbox_->wait(config_.options.handshake);
-    if (!first || !*first) {
-        return std::unexpected(first
-                                   ? make_error(ErrorCode::timed_out, "wait for", "Hello", "the peer connected and said nothing")
-                                   : cause(first.error()));
-    }
-    auto* hello = std::get_if<session::Hello>(&**first);
-    if (hello == nullptr || hello->role != session::Role::source) {
-        return std::unexpected(unexpected_message(**first, "hello"));
-    }
-    const auto version = session::agree_version(*hello);
-    if (!version) {
-        return std::unexpected(version.error());
-    }
-    PAGEFERRY_TRY(channel_->send(session::HelloReply{.version = *version,
-                                                     .session = hello->session,
-                                                     .epoch = hello->epoch,
-                                                     .role = session::Role::destination,
-                                                     .features = 0,
-                                                     .software = "pageferry " PAGEFERRY_VERSION}));
-    return std::move(*hello);
-}
-
-Result<Destination::Peer> Destination::turn_away(Error error) {
-    if (cancelled_) {
-        return std::unexpected(std::move(error));
-    }
-    std::ignore = channel_->send_within(session::Failure{.code = error.code, .text = error.to_string()}, farewell);
-    config_.turned_away(error);
-    return Peer::stranger;
-}
-
-// Hello, RAM tables and memory. Whoever fails here was a stranger; from `active` on it is the source.
-Result<Destination::Peer> Destination::greet() {
-    const auto first = hello();
-    if (!first) {
-        return turn_away(first.error());
-    }
-    auto second = inbox_->wait(config_.options.handshake);
-    if (!second || !*second) {
-        return turn_away(second ? make_error(ErrorCode::timed_out, "wait for", "RamTable", "the peer did not send it")
-                                : cause(second.error()));
-    }
-    const auto* table = std::get_if<session::RamTable>(&**second);
+    const auto* table = std::get_if<session::RamTable>(&**message);
     if (table == nullptr) {
-        return turn_away(unexpected_message(**second, "RAM table"));
+        return std::unexpected(unexpected_message(**message, "RAM table"));
     }
     std::vector<session::RamTableEntry> local;
     local.reserve(config_.blocks.size());
@@ -289,53 +172,67 @@ Result<Destination::Peer> Destination::greet() {
                                                .length = block.info().length,
                                                .page_size = block.info().page_size});
     }
-    const auto order = session::match_ram_tables(table->blocks, local);
+    return session::match_ram_tables(table->blocks, local);
+}
+
+// Hello, RAM tables and memory. Whoever fails here was a stranger; from `active` on it is the source.
+Result<Destination::Peer> Destination::greet(const session::Hello& hello) {
+    const bool theirs = (hello.features & session::feature_postcopy) != 0;
+    const bool probe = (hello.features & session::feature_probe) != 0;
+    if (theirs != (receiver_ != nullptr) && !probe) {
+        const std::string on = theirs ? "source" : "destination";
+        const std::string off = theirs ? "destination" : "source";
+        return turn_away(make_error(ErrorCode::invalid_argument, "hello", reception_.uri(),
+                                    "the capability postcopy-ram is on at the " + on + " and off at the " + off,
+                                    "set it the same on both sides before the migration"));
+    }
+    if (auto welcomed = reception_.welcome(hello); !welcomed) {
+        return turn_away(welcomed.error());
+    }
+    const auto order = agree_on_ram();
     if (!order) {
         return turn_away(order.error());
     }
     if (const auto shared = share_memory(*order); !shared) {
         // The source has not begun either: it may come by another transport, where there is one.
-        if (listeners_->size() > 1 && another_may_do(shared.error(), true)) {
+        if (reception_.ways() > 1 && another_may_do(shared.error(), true)) {
             return turn_away(shared.error());
         }
         return std::unexpected(shared.error());
     }
-    session_ = first->session;
-    epoch_ = first->epoch;
+    session_ = hello.session;
+    epoch_ = hello.epoch;
     config_.accepted(session_, epoch_);
-    tell_transport();
-    PAGEFERRY_TRY(machine_.transition(statemachine::Status::active, statemachine::Cause::connected));
+    reception_.tell();
+    PAGEFERRY_TRY(machine_.transition(Status::active, Cause::connected));
     PAGEFERRY_TRY(send_extents());
     return Peer::source;
 }
 
+// The first connection may push into it; a later one is only pulled over.
 Result<void> Destination::share_memory(const std::vector<std::size_t>& order) {
     blocks_.clear();
+    numbers_.assign(order.size(), 0);
+    const std::uint32_t access = (loaded_ ? 0U : PF_MEMORY_PUSH_TARGET) | (receiver_ ? PF_MEMORY_PULL_TARGET : 0U);
     std::vector<transport::MemoryBlock> shared;
     for (const std::size_t local : order) {
         auto& block = config_.blocks[local];
-        shared.push_back(transport::MemoryBlock{.block = static_cast<std::uint32_t>(blocks_.size()),
+        const auto number = static_cast<std::uint32_t>(blocks_.size());
+        numbers_[local] = number;
+        shared.push_back(transport::MemoryBlock{.block = number,
                                                 .name = block.info().name,
                                                 .address = block.alias(),
                                                 .length = block.info().length,
                                                 .page_size = block.info().page_size,
-                                                .access = PF_MEMORY_PUSH_TARGET});
+                                                .access = access});
         blocks_.push_back(&block);
     }
-    PAGEFERRY_TRY(connection_->add_memory(shared));
-    memory_shared_ = true;
-    config_.page->progress.lanes = connection_->counters().lanes;
+    if (access != 0) {
+        PAGEFERRY_TRY(reception_.connection().add_memory(shared));
+    }
+    memory_shared_ = !loaded_;
+    progress_.lanes = reception_.connection().counters().lanes;
     return {};
-}
-
-void Destination::tell_transport() {
-    use_.connected = true;
-    use_.candidate = candidates_.at(listener_);
-    use_.uri = uris_.at(listener_);
-    use_.name = config_.candidates.at(use_.candidate).transport->name();
-    use_.connection = connection_->describe();
-    use_.lanes = connection_->counters().lanes;
-    config_.tell(use_);
 }
 
 // What our RAM holds already (a ROM's shadow, preallocated pages): the source tells which of it must go.
@@ -352,7 +249,7 @@ Result<void> Destination::send_extents() {
                 message.ranges.push_back(session::Range{.offset = (*extents)[sent].offset, .length = (*extents)[sent].length});
             }
             message.last = block + 1 == blocks_.size() && sent == extents->size();
-            PAGEFERRY_TRY(channel_->send(message));
+            PAGEFERRY_TRY(reception_.channel().send(message));
         } while (sent < extents->size());
     }
     return {};
@@ -376,12 +273,12 @@ Result<void> Destination::discard(const session::Discard& message) {
         }
         PAGEFERRY_TRY(memory::discard(block, memory::Extent{.offset = range.offset, .length = range.length}));
     }
-    return message.last ? channel_->send(session::DiscardDone{}) : Result<void>{};
+    return message.last ? reception_.channel().send(session::DiscardDone{}) : Result<void>{};
 }
 
 Result<void> Destination::receive_guest() {
     for (;;) {
-        auto received = inbox_->wait(message_wait);
+        auto received = reception_.inbox().wait(message_wait);
         if (!received) {
             return std::unexpected(std::move(received.error()));
         }
@@ -392,8 +289,8 @@ Result<void> Destination::receive_guest() {
         if (const auto* wanted = std::get_if<session::Discard>(&message)) {
             PAGEFERRY_TRY(discard(*wanted));
         } else if (const auto* end = std::get_if<session::RoundEnd>(&message)) {
-            config_.page->progress.dirty_sync_count = end->round;
-            config_.page->progress.ram_transferred += end->bytes;
+            progress_.dirty_sync_count = end->round;
+            progress_.ram_transferred += end->bytes;
         } else if (auto* state = std::get_if<session::DeviceState>(&message)) {
             PAGEFERRY_TRY(device_state(std::move(state->bytes)));
         } else if (std::holds_alternative<session::Switchover>(message) && !switchover_) {
@@ -401,11 +298,25 @@ Result<void> Destination::receive_guest() {
             if (relay_) {
                 relay_->hold();
             }
+            if (receiver_) {
+                receiver_->pages().receive_all();
+            }
+        } else if (const auto* without = std::get_if<session::Missing>(&message);
+                   without != nullptr && switchover_ && !postcopy_ && receiver_) {
+            PAGEFERRY_TRY(missing(*without));
         } else if (const auto* final = std::get_if<session::RamFinal>(&message);
                    final != nullptr && switchover_ && relay_ && !loaded_) {
-            PAGEFERRY_TRY(load(final->device_state_bytes));
+            PAGEFERRY_TRY(load(*final));
+        } else if (const auto* limit = std::get_if<session::PullLimit>(&message); limit != nullptr && switchover_ && receiver_) {
+            receiver_->limit(limit->bytes_per_second);
         } else if (const auto* permit = std::get_if<session::Permit>(&message); permit != nullptr && loaded_) {
-            return run_guest(permit->running);
+            PAGEFERRY_TRY(run_guest(permit->running));
+            if (!postcopy_) {
+                return finish(session::Running{});
+            }
+            PAGEFERRY_TRY(reception_.channel().send(session::Running{}));
+            PAGEFERRY_TRY(pull_the_rest());
+            return finish(session::Received{});
         } else {
             return std::unexpected(unexpected_message(message, "receive the guest"));
         }
@@ -432,16 +343,22 @@ Result<void> Destination::device_state(std::vector<std::byte> bytes) {
         }
         PAGEFERRY_TRY(relay_->begin());
     }
-    config_.page->progress.device_bytes += bytes.size();
+    progress_.device_bytes += bytes.size();
     return relay_->write(std::move(bytes));
 }
 
-// RAM is final and all device state is here: now it may be loaded, for loading reads guest RAM.
-Result<void> Destination::load(std::uint64_t device_state_bytes) {
-    if (relay_->bytes_written() != device_state_bytes) {
+// RAM is final, or what is missing is known, and all device state is here: now it may be loaded, for loading reads guest RAM.
+Result<void> Destination::load(const session::RamFinal& final) {
+    if (relay_->bytes_written() != final.device_state_bytes) {
         return std::unexpected(make_error(ErrorCode::protocol, "load", "device state",
-                                          "the source sent " + std::to_string(device_state_bytes) + " bytes, " +
+                                          "the source sent " + std::to_string(final.device_state_bytes) + " bytes, " +
                                               std::to_string(relay_->bytes_written()) + " arrived"));
+    }
+    if (final.postcopy) {
+        if (!receiver_) {
+            return std::unexpected(unexpected_message(session::Message{final}, "receive a guest without postcopy"));
+        }
+        PAGEFERRY_TRY(start_pulling());
     }
     relay_->release();
     for (;;) {
@@ -449,50 +366,69 @@ Result<void> Destination::load(std::uint64_t device_state_bytes) {
         if (!loaded) {
             return std::unexpected(loaded.error());
         }
-        // Nothing may come now: more device state after RamFinal would never reach the hypervisor, and both sides would wait.
-        const auto message = inbox_->wait(milliseconds{0});
+        // More device state after RamFinal would never reach the hypervisor, and both sides would wait.
+        const auto message = reception_.inbox().wait(milliseconds{0});
         if (!message) {
             return std::unexpected(message.error());
         }
         if (*message) {
-            return std::unexpected(unexpected_message(**message, "load device state"));
+            const auto* limit = std::get_if<session::PullLimit>(&**message);
+            if (limit == nullptr || !postcopy_) {
+                return std::unexpected(unexpected_message(**message, "load device state"));
+            }
+            receiver_->limit(limit->bytes_per_second);
+        }
+        if (postcopy_) {
+            if (auto error = receiver_->error()) {
+                return std::unexpected(*error);
+            }
         }
         if (*loaded) {
             break;
         }
     }
     loaded_ = true;
-    return channel_->send(session::DeviceLoaded{});
+    return reception_.channel().send(session::DeviceLoaded{});
 }
 
 Result<void> Destination::run_guest(bool running) {
-    if (!ran_) {
-        if (memory_shared_) {
-            PAGEFERRY_TRY(connection_->revoke_memory(revoke_timeout));
-        }
-        run_asked_ = true;
-        if (auto run = guest_.run(running); !run) {
-            run_refused_ = true;
-            return run;
-        }
-        ran_ = true;
+    if (memory_shared_) {
+        PAGEFERRY_TRY(reception_.connection().revoke_memory(revoke_timeout));
+        memory_shared_ = false;
     }
-    return say_running();
+    if (machine_.status() == Status::postcopy_device) {
+        PAGEFERRY_TRY(machine_.transition(Status::postcopy_active, Cause::device_loaded));
+    }
+    run_asked_ = true;
+    if (auto run = guest_.run(running); !run) {
+        run_refused_ = !postcopy_;
+        return run;
+    }
+    ran_ = true;
+    return {};
 }
 
-// The guest runs here: whatever happens to the connection now, this side has completed. The source's goodbye says that it knows.
-Result<void> Destination::say_running() {
-    const auto told = channel_->send(session::Running{});
-    if (machine_.status() != statemachine::Status::completed) {
-        PAGEFERRY_TRY(machine_.transition(statemachine::Status::completed, statemachine::Cause::finished));
+// The guest is here, all of it: whatever happens to the connection now, this side has completed. The source's goodbye says that
+// it knows.
+Result<void> Destination::finish(const session::Message& last_word) {
+    const auto told = reception_.channel().send(last_word);
+    if (machine_.status() != Status::completed) {
+        PAGEFERRY_TRY(machine_.transition(Status::completed, Cause::finished));
     }
     PAGEFERRY_TRY(told);
-    const auto goodbye = inbox_->wait(config_.options.dead_peer);
-    if (!goodbye) {
-        return std::unexpected(goodbye.error());
+    const auto limit = std::chrono::steady_clock::now() + dead_peer_;
+    for (;;) {
+        const auto goodbye = reception_.inbox().wait(
+            std::max(std::chrono::ceil<milliseconds>(limit - std::chrono::steady_clock::now()), milliseconds{0}));
+        if (!goodbye) {
+            return std::unexpected(goodbye.error());
+        }
+        if (*goodbye && std::holds_alternative<session::PullLimit>(**goodbye)) {
+            continue; // it was under way
+        }
+        settled_ = *goodbye && std::holds_alternative<session::Goodbye>(**goodbye);
+        return settled_ ? Result<void>{} : std::unexpected(no_message("Goodbye", dead_peer_));
     }
-    settled_ = *goodbye && std::holds_alternative<session::Goodbye>(**goodbye);
-    return settled_ ? Result<void>{} : std::unexpected(no_message("Goodbye", config_.options.dead_peer));
 }
 
 } // namespace pageferry::engine

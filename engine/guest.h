@@ -41,6 +41,8 @@ public:
     virtual Result<Fd> start_device_load() = 0;
     // All of it is loaded; false: not yet, after at most `wait`.
     virtual Result<bool> loaded(std::chrono::milliseconds wait) = 0;
+    // The hypervisor forgets which pages of guest RAM it has mapped: every touch after this is a page fault. The pages stay.
+    virtual Result<void> drop_mappings() = 0;
     // The permit has come. `running`: the guest ran at the source. Success: the guest is this side's, running unless the user
     // asked otherwise.
     virtual Result<void> run(bool running) = 0;

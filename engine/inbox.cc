@@ -59,7 +59,8 @@ void Inbox::run() {
 
 Result<std::optional<transport::session::Message>> Inbox::wait(std::chrono::milliseconds timeout) {
     std::unique_lock lock{mutex_};
-    changed_.wait_for(lock, timeout, [this] { return !messages_.empty() || error_.has_value(); });
+    changed_.wait_for(lock, timeout, [this] { return !messages_.empty() || error_.has_value() || woken_; });
+    woken_ = false;
     if (!messages_.empty()) {
         auto message = std::move(messages_.front());
         messages_.pop_front();
@@ -69,6 +70,14 @@ Result<std::optional<transport::session::Message>> Inbox::wait(std::chrono::mill
         return std::unexpected(*error_);
     }
     return std::nullopt;
+}
+
+void Inbox::wake() {
+    {
+        const std::lock_guard lock{mutex_};
+        woken_ = true;
+    }
+    changed_.notify_all();
 }
 
 std::optional<Error> Inbox::error() const {

@@ -28,6 +28,8 @@ public:
 
     // The next message; empty: none in time. After an error, that error again and again.
     Result<std::optional<transport::session::Message>> wait(std::chrono::milliseconds timeout);
+    // The wait() under way, or the next one, answers empty at once. Any thread.
+    void wake();
     [[nodiscard]] std::optional<Error> error() const;
     // What the peer's last word says of an error seen elsewhere. That word may still be on its way here when another lane, or a
     // call on the connection, meets the peer's end: then it is waited for, in bounds.
@@ -46,6 +48,7 @@ private:
     std::optional<Error> error_;
     bool stop_ = false;
     bool end_expected_ = false;
+    bool woken_ = false;
     std::thread thread_;
 };
 

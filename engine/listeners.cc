@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
@@ -15,39 +16,78 @@ constexpr std::size_t most_strangers = 16; // kept for one accept(); who floods 
 Listeners::~Listeners() {
     cancel();
     for (const auto& one : listeners_) {
-        if (one->thread.joinable()) {
+        if (one && one->thread.joinable()) {
             one->thread.join();
         }
     }
 }
 
-void Listeners::add(transport::Listener listener) {
+std::size_t Listeners::add(transport::Listener listener) {
+    const std::lock_guard lock{mutex_};
     listeners_.push_back(std::make_unique<One>(std::move(listener)));
     ++open_;
+    if (started_ && !stop_) {
+        start(listeners_.size() - 1);
+    }
+    return listeners_.size() - 1;
+}
+
+void Listeners::remove(std::size_t number) {
+    std::unique_ptr<One> one;
+    {
+        const std::lock_guard lock{mutex_};
+        if (number >= listeners_.size() || !listeners_[number]) {
+            return;
+        }
+        one = std::move(listeners_[number]);
+        one->removed = true;
+    }
+    wanted_changed_.notify_all();
+    one->listener.cancel();
+    if (one->thread.joinable()) {
+        one->thread.join(); // it counts itself out
+    } else {
+        const std::lock_guard lock{mutex_};
+        --open_;
+    }
+}
+
+std::size_t Listeners::size() const {
+    const std::lock_guard lock{mutex_};
+    return static_cast<std::size_t>(std::ranges::count_if(listeners_, [](const auto& one) { return one != nullptr; }));
 }
 
 void Listeners::cancel() {
-    {
-        const std::lock_guard lock{mutex_};
-        stop_ = true;
-    }
+    const std::lock_guard lock{mutex_};
+    stop_ = true;
     wanted_changed_.notify_all();
     arrived_.notify_all();
     for (const auto& one : listeners_) {
-        one->listener.cancel();
+        if (one) {
+            one->listener.cancel();
+        }
     }
 }
 
-bool Listeners::wait_until_wanted() {
+bool Listeners::wait_until_wanted(const One& one) {
     std::unique_lock lock{mutex_};
-    wanted_changed_.wait(lock, [this] { return stop_ || wanted_; });
-    return !stop_;
+    wanted_changed_.wait(lock, [&] { return stop_ || one.removed || wanted_; });
+    if (one.removed) {
+        --open_;
+    }
+    return !stop_ && !one.removed;
 }
 
-void Listeners::run(std::size_t number) {
-    while (wait_until_wanted()) {
+void Listeners::start(std::size_t number) {
+    One& one = *listeners_[number];
+    one.thread = std::thread{[this, &one, number] { run(one, number); }};
+    pthread_setname_np(one.thread.native_handle(), ("pf-listen-" + std::to_string(number)).c_str());
+}
+
+void Listeners::run(One& one, std::size_t number) {
+    while (wait_until_wanted(one)) {
         std::optional<Error> stranger;
-        auto accepted = listeners_[number]->listener.accept(slice, &stranger);
+        auto accepted = one.listener.accept(slice, &stranger);
         const std::lock_guard lock{mutex_};
         if (stranger && strangers_.size() >= most_strangers) {
             strangers_.pop_back();
@@ -56,9 +96,11 @@ void Listeners::run(std::size_t number) {
             strangers_.push_back(std::move(*stranger));
         }
         if (!accepted) {
-            error_ = std::move(accepted.error());
             --open_;
-            if (open_ > 0 && !stop_) {
+            if (!one.removed) {
+                error_ = std::move(accepted.error());
+            }
+            if (open_ > 0 && !stop_ && !one.removed) {
                 strangers_.push_back(*error_); // the others go on; it is not lost
             }
             arrived_.notify_all();
@@ -78,9 +120,9 @@ Result<std::optional<Listeners::Accepted>> Listeners::accept(std::chrono::millis
     std::unique_lock lock{mutex_};
     if (!std::exchange(started_, true)) {
         for (std::size_t number = 0; number < listeners_.size(); ++number) {
-            auto& thread = listeners_[number]->thread;
-            thread = std::thread{[this, number] { run(number); }};
-            pthread_setname_np(thread.native_handle(), ("pf-listen-" + std::to_string(number)).c_str());
+            if (listeners_[number]) {
+                start(number);
+            }
         }
     }
     if (accepted_.empty() && !stop_) {

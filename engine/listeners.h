@@ -3,7 +3,7 @@
 // Each listener has a thread of its own ("pf-listen-N"), for accept() of a transport blocks. The threads accept only while
 // somebody waits in accept() here, and sleep otherwise: a second peer stays in its listener's backlog while the first is served.
 //
-// Threads: add() before the first accept(); accept() by one thread; cancel() by any.
+// Threads: accept() by one thread; all others by any.
 #pragma once
 
 #include "base/error.h"
@@ -25,7 +25,7 @@ namespace pageferry::engine {
 class Listeners {
 public:
     struct Accepted {
-        std::size_t listener; // its number, in the order of add()
+        std::size_t listener; // its number
         transport::Connection connection;
     };
 
@@ -34,8 +34,9 @@ public:
     Listeners(const Listeners&) = delete;
     Listeners& operator=(const Listeners&) = delete;
 
-    void add(transport::Listener listener);
-    [[nodiscard]] std::size_t size() const { return listeners_.size(); }
+    std::size_t add(transport::Listener listener); // its number
+    void remove(std::size_t number);               // closed; the numbers of the others stay
+    [[nodiscard]] std::size_t size() const;        // of those that were not removed
 
     // The next peer whose transport handshake is done; empty: none in time, or strangers only. strangers: the latest ones turned
     // away are added. Error: no listener is left (the last one's error); cancelled after cancel().
@@ -48,12 +49,14 @@ private:
         explicit One(transport::Listener opened) : listener(std::move(opened)) {}
         transport::Listener listener;
         std::thread thread;
+        bool removed = false;
     };
-    void run(std::size_t number);
-    bool wait_until_wanted();
+    void start(std::size_t number);
+    void run(One& one, std::size_t number);
+    bool wait_until_wanted(const One& one);
 
-    std::vector<std::unique_ptr<One>> listeners_;
-    std::mutex mutex_;
+    mutable std::mutex mutex_;                    // of everything
+    std::vector<std::unique_ptr<One>> listeners_; // a removed one's place is empty
     std::condition_variable wanted_changed_;
     std::condition_variable arrived_;
     bool started_ = false;

@@ -115,7 +115,7 @@ Result<void> Peer::hello(const std::string& uri) {
     PAGEFERRY_TRY(send(session::Hello{.session = config_.options.session,
                                       .epoch = config_.options.epoch,
                                       .role = session::Role::source,
-                                      .features = 0,
+                                      .features = config_.features,
                                       .software = "pageferry " PAGEFERRY_VERSION}));
     const auto reply = expect<session::HelloReply>(config_.options.handshake);
     if (!reply) {
@@ -126,6 +126,10 @@ Result<void> Peer::hello(const std::string& uri) {
         reply->version > session::version_max) {
         return std::unexpected(
             make_error(ErrorCode::protocol, "hello", uri, "the destination answered for another session, epoch or version"));
+    }
+    if (reply->features != config_.features) {
+        return std::unexpected(make_error(ErrorCode::unsupported, "hello", uri, "the destination cannot do postcopy",
+                                          "run the same release of Pageferry on both hosts"));
     }
     return {};
 }
@@ -139,6 +143,16 @@ void Peer::farewell(ErrorCode code, const std::string& text) {
 
 void Peer::cancel(const std::string& text) {
     cancelled_ = true;
+    end(text);
+}
+
+void Peer::pause() {
+    paused_ = true;
+    cancelled_ = true;
+    end("paused on request (migrate-pause at the source)");
+}
+
+void Peer::end(const std::string& text) {
     farewell(ErrorCode::cancelled, text);
     const std::lock_guard lock{mutex_};
     if (connection_) {
@@ -148,7 +162,7 @@ void Peer::cancel(const std::string& text) {
 
 Error Peer::cause(const Error& seen) {
     if (cancelled_) {
-        return make_error(ErrorCode::cancelled, "migrate", uri(), "cancelled");
+        return make_error(ErrorCode::cancelled, "migrate", uri(), paused_ ? "paused on request (migrate-pause)" : "cancelled");
     }
     if (failed_) {
         return *failed_; // what the last connection says is in it

@@ -16,6 +16,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <optional>
@@ -27,6 +28,7 @@ namespace pageferry::engine {
 
 struct PeerConfig {
     std::vector<Candidate> candidates;
+    std::uint64_t features = 0;                      // session::feature_...: the destination must have them too
     transport::Options options;                      // epoch: of the first candidate; each further one has the next number
     transport::Milliseconds connect_timeout{30'000}; // of each candidate
     // Why no transport may be used that pins this side's memory; empty: any may.
@@ -54,6 +56,8 @@ public:
     void farewell(ErrorCode code, const std::string& text);
     // Every wait in here and in the connection ends within 100 ms.
     void cancel(const std::string& text);
+    // The same, for migrate-pause; cause() says so.
+    void pause();
 
     [[nodiscard]] bool cancelled() const { return cancelled_; }
     // The first thing that went wrong, where what was seen is only its consequence.
@@ -66,6 +70,7 @@ private:
     Result<void> connect_to(const Candidate& candidate, const Prepare& prepare);
     Result<void> hello(const std::string& uri);
     void drop(const std::string& why);
+    void end(const std::string& text);
     [[nodiscard]] std::string uri() const { return config_.candidates.at(current_).uri; }
 
     PeerConfig config_;
@@ -78,6 +83,7 @@ private:
     std::optional<transport::session::Channel> channel_;
     std::optional<Inbox> inbox_;
     std::atomic<bool> cancelled_{false};
+    std::atomic<bool> paused_{false};
 };
 
 Error unexpected_message(const transport::session::Message& message, const std::string& during);

@@ -44,4 +44,14 @@ std::optional<memory::BlockExtent> PendingPages::take(std::uint64_t limit) {
     return std::nullopt;
 }
 
+std::size_t PendingPages::words(std::size_t block) const {
+    return memory::Bitmap::words_for(blocks_[block].bitmap.pages());
+}
+
+void PendingPages::copy_words(std::size_t block, std::size_t first, std::span<std::uint64_t> words) const {
+    for (std::size_t word = 0; word < words.size(); ++word) {
+        words[word] = blocks_[block].bitmap.word(first + word);
+    }
+}
+
 } // namespace pageferry::engine

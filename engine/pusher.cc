@@ -9,11 +9,10 @@ namespace {
 // How long one wait for completions lasts before the pacer is asked again. The transport's own deadline finds a dead peer.
 constexpr std::chrono::milliseconds completion_wait{100};
 constexpr std::chrono::milliseconds watched_wait{2}; // the same, while something else is waited for too
-constexpr std::chrono::milliseconds rate_window{250};
 } // namespace
 
 Pusher::Pusher(transport::Connection& connection, Progress& progress, const Limits& limits)
-    : connection_(connection), progress_(progress), limits_(limits), free_slots_(in_flight) {
+    : connection_(connection), progress_(progress), limits_(limits), free_slots_(in_flight), rate_(progress.bandwidth) {
     // Taken from the end: the first slot first.
     std::iota(free_slots_.rbegin(), free_slots_.rend(), 0U); // NOLINT(modernize-use-ranges): GCC 12 has no std::ranges::iota
 }
@@ -127,18 +126,10 @@ void Pusher::account(std::uint64_t bytes) {
         return;
     }
     bytes_pushed_ += bytes;
-    window_bytes_ += bytes;
     progress_.ram_transferred.fetch_add(bytes, std::memory_order_relaxed);
     const std::uint64_t remaining = progress_.ram_remaining.load(std::memory_order_relaxed);
     progress_.ram_remaining.store(remaining > bytes ? remaining - bytes : 0, std::memory_order_relaxed);
-    const auto now = std::chrono::steady_clock::now();
-    if (const auto passed = now - window_start_; passed >= rate_window) {
-        const double seconds = std::chrono::duration<double>(passed).count();
-        progress_.bandwidth.store(static_cast<std::uint64_t>(static_cast<double>(window_bytes_) / seconds),
-                                  std::memory_order_relaxed);
-        window_bytes_ = 0;
-        window_start_ = now;
-    }
+    rate_.add(bytes, RateWindow::Clock::now());
 }
 
 } // namespace pageferry::engine

@@ -6,6 +6,7 @@
 #include "engine/control_page.h"
 #include "engine/pacer.h"
 #include "engine/pending_pages.h"
+#include "engine/rate_window.h"
 #include "transport/connection.h"
 
 #include <array>
@@ -50,9 +51,7 @@ private:
     std::array<pf_extent, batch> batch_{};
     std::size_t batch_size_ = 0;
     std::uint64_t bytes_pushed_ = 0;
-    // the rate shown to people
-    std::chrono::steady_clock::time_point window_start_ = std::chrono::steady_clock::now();
-    std::uint64_t window_bytes_ = 0;
+    RateWindow rate_;
 };
 
 } // namespace pageferry::engine

@@ -1,5 +1,7 @@
 #include "engine/source.h"
 
+#include "engine/shared_ram.h"
+
 #include <algorithm>
 #include <utility>
 
@@ -18,11 +20,16 @@ constexpr milliseconds user_wait{50};
 constexpr milliseconds load_timeout{600'000};
 // Registering a large guest's memory takes seconds for each 100 GiB.
 constexpr milliseconds memory_timeout{600'000};
+
+PeerConfig with_features(PeerConfig config, bool postcopy) {
+    config.features = postcopy ? session::feature_postcopy : 0;
+    return config;
+}
 } // namespace
 
 Source::Source(SourceConfig config, SourceGuest& guest, statemachine::Machine& machine)
     : config_(std::move(config)), guest_(guest), machine_(machine), progress_(config_.page->progress),
-      peer_(std::move(config_.peer)), pending_(config_.blocks) {
+      peer_(with_features(std::move(config_.peer), config_.postcopy)), service_(peer_, *config_.page), pending_(config_.blocks) {
     std::uint64_t total = 0;
     std::uint64_t page_size = ~0ULL;
     for (const auto& block : config_.blocks) {
@@ -56,7 +63,8 @@ void Source::finish(const Error& error) {
     using statemachine::Cause;
     Result<void> moved;
     if (permitted_) {
-        moved = machine_.transition(postcopy_paused, Cause::connection_lost, error.to_string());
+        moved = machine_.transition(postcopy_paused, peer_.cancelled() ? Cause::requested : Cause::connection_lost,
+                                    error.to_string());
     } else if (peer_.cancelled()) {
         moved = machine_.transition(cancelling, Cause::requested);
     } else {
@@ -82,21 +90,9 @@ Result<void> Source::migrate() {
 // Whether a connection can carry this guest's RAM shows when its memory is registered, here and then at the destination, whose
 // first extents say that it is. Until they have come nothing was begun, and another transport may be tried.
 Result<void> Source::share_memory() {
-    session::RamTable table;
-    std::vector<transport::MemoryBlock> shared;
-    for (std::uint32_t number = 0; const auto& block : config_.blocks) {
-        const auto& info = block.info();
-        shared.push_back(transport::MemoryBlock{.block = number,
-                                                .name = info.name,
-                                                .address = block.alias(),
-                                                .length = info.length,
-                                                .page_size = info.page_size,
-                                                .access = PF_MEMORY_PUSH_SOURCE});
-        table.blocks.push_back(
-            session::RamTableEntry{.block = number++, .name = info.name, .length = info.length, .page_size = info.page_size});
-    }
-    PAGEFERRY_TRY(peer_.connection().add_memory(shared));
-    PAGEFERRY_TRY(peer_.send(table));
+    const std::uint32_t access = PF_MEMORY_PUSH_SOURCE | (config_.postcopy ? PF_MEMORY_PULL_SOURCE : 0U);
+    PAGEFERRY_TRY(peer_.connection().add_memory(shared_blocks(config_.blocks, access)));
+    PAGEFERRY_TRY(peer_.send(ram_table(config_.blocks)));
     auto extents = peer_.expect<session::DataExtents>(memory_timeout);
     if (!extents) {
         return std::unexpected(std::move(extents.error()));
@@ -186,13 +182,17 @@ milliseconds Source::downtime_limit() const {
     return milliseconds{config_.page->limits.downtime_limit_ms.load(std::memory_order_relaxed)};
 }
 
-// One round: what is pending, all of it, landed.
+// One round: what is pending, all of it, landed. It is cut short where a postcopy is to begin.
 Result<void> Source::round(bool paced) {
     const std::uint64_t before = pusher_->bytes_pushed();
     const auto begun = steady_clock::now();
     ++round_;
     progress_.dirty_sync_count = round_;
-    PAGEFERRY_TRY(pusher_->push_all(pending_, paced));
+    std::function<bool()> until;
+    if (config_.postcopy && !postcopy_) {
+        until = [this] { return in_postcopy(); };
+    }
+    PAGEFERRY_TRY(pusher_->push_all(pending_, paced, until));
     const std::uint64_t pushed = pusher_->bytes_pushed() - before;
     if (pushed == 0) {
         return {}; // what went before was fenced by its own round
@@ -207,7 +207,7 @@ Result<void> Source::round(bool paced) {
 
 Result<void> Source::precopy() {
     PAGEFERRY_TRY(round(true));
-    for (;;) {
+    while (!in_postcopy()) {
         const auto left = config_.tracker->estimate();
         if (!left) {
             return std::unexpected(left.error());
@@ -221,6 +221,7 @@ Result<void> Source::precopy() {
         PAGEFERRY_TRY(collect());
         PAGEFERRY_TRY(round(true));
     }
+    return {};
 }
 
 // Dirty pages become pending; the dirty rate follows from how long they took to become so many. No push is under way.
@@ -280,13 +281,16 @@ Result<void> Source::switchover() {
     PAGEFERRY_TRY(relay_->begin());
     PAGEFERRY_TRY(wait_until_stopped());
     stopped_at_ = guest_.stopped_at();
+    postcopy_ = in_postcopy(); // from here on it is too late to ask
     PAGEFERRY_TRY(peer_.send(session::Switchover{}));
 
     if (config_.pause_before_switchover) {
         PAGEFERRY_TRY(machine_.transition(statemachine::Status::pre_switchover, statemachine::Cause::stopped));
     }
-    PAGEFERRY_TRY(collect());
-    PAGEFERRY_TRY(round(false));
+    if (!postcopy_) {
+        PAGEFERRY_TRY(collect());
+        PAGEFERRY_TRY(round(false));
+    }
     if (config_.pause_before_switchover) {
         for (bool go = false; !go;) {
             const auto continued = guest_.continued(user_wait);
@@ -298,9 +302,11 @@ Result<void> Source::switchover() {
             }
             go = *continued;
         }
-        // Storage jobs may have written to guest RAM while the user was asked.
-        PAGEFERRY_TRY(collect());
-        PAGEFERRY_TRY(round(false));
+        if (!postcopy_) {
+            // Storage jobs may have written to guest RAM while the user was asked.
+            PAGEFERRY_TRY(collect());
+            PAGEFERRY_TRY(round(false));
+        }
     }
     const auto why = config_.pause_before_switchover ? statemachine::Cause::requested : statemachine::Cause::stopped;
     PAGEFERRY_TRY(machine_.transition(statemachine::Status::device, why));
@@ -308,12 +314,34 @@ Result<void> Source::switchover() {
     PAGEFERRY_TRY(relay_->drain(peer_.config().options.dead_peer));
     // Saving device state may have written guest RAM: one more scan after it, and a fence behind everything.
     PAGEFERRY_TRY(collect());
-    PAGEFERRY_TRY(round(false));
-    return peer_.send(session::RamFinal{.device_state_bytes = relay_->bytes_read()});
+    if (postcopy_) {
+        PAGEFERRY_TRY(send_missing());
+    } else {
+        PAGEFERRY_TRY(round(false));
+    }
+    PAGEFERRY_TRY(peer_.send(session::RamFinal{.device_state_bytes = relay_->bytes_read(), .postcopy = postcopy_}));
+    return postcopy_ ? machine_.transition(statemachine::Status::postcopy_device, statemachine::Cause::device_saved)
+                     : Result<void>{};
+}
+
+// What the destination has to pull: all that is pending now. What was pushed has landed, each push behind its own fence.
+Result<void> Source::send_missing() {
+    for (std::size_t block = 0; block < pending_.blocks(); ++block) {
+        const std::size_t words = pending_.words(block);
+        for (std::size_t first = 0; first < words; first += session::max_words) {
+            session::Missing missing{.block = static_cast<std::uint32_t>(block), .first_page = first * 64, .words = {}};
+            missing.words.resize(std::min(session::max_words, words - first));
+            pending_.copy_words(block, first, missing.words);
+            if (std::ranges::any_of(missing.words, [](std::uint64_t word) { return word != 0; })) {
+                PAGEFERRY_TRY(peer_.send(missing));
+            }
+        }
+    }
+    return service_.tell_limit();
 }
 
 Result<void> Source::hand_over() {
-    const auto loaded = peer_.expect<session::DeviceLoaded>(load_timeout);
+    const auto loaded = service_.expect<session::DeviceLoaded>(load_timeout);
     if (!loaded) {
         return std::unexpected(loaded.error());
     }
@@ -322,17 +350,23 @@ Result<void> Source::hand_over() {
         return std::unexpected(to_run.error());
     }
     permitted_ = true;
+    if (postcopy_) {
+        PAGEFERRY_TRY(machine_.transition(statemachine::Status::postcopy_active, statemachine::Cause::device_loaded));
+    }
     PAGEFERRY_TRY(peer_.send(session::Permit{.running = *to_run}));
-    const auto running = peer_.expect<session::Running>(load_timeout);
+    const auto running = service_.expect<session::Running>(load_timeout);
     if (!running) {
         // The one certain word that it never ran there.
-        if (running.error().code == ErrorCode::refused) {
+        if (running.error().code == ErrorCode::refused && !postcopy_) {
             permitted_ = false;
         }
         return std::unexpected(running.error());
     }
     progress_.downtime_us = static_cast<std::uint64_t>(
         std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - stopped_at_).count());
+    if (postcopy_) {
+        PAGEFERRY_TRY(service_.until_received());
+    }
     progress_.ram_remaining = 0;
     peer_.inbox().expect_end();
     PAGEFERRY_TRY(machine_.transition(statemachine::Status::completed, statemachine::Cause::finished));

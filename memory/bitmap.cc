@@ -61,6 +61,10 @@ std::uint64_t Bitmap::clear_run(PageRun run) {
                       [](Word& word, std::uint64_t bits) { return bits & word.fetch_and(~bits, std::memory_order_acq_rel); });
 }
 
+std::uint64_t Bitmap::word(std::size_t number) const {
+    return number < words_for(pages_) ? words_[number].load(std::memory_order_acquire) : 0;
+}
+
 std::uint64_t Bitmap::count() const {
     std::uint64_t total = 0;
     for (std::uint64_t page = 0; page < pages_; page += word_bits) {

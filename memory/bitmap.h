@@ -38,7 +38,8 @@ public:
     // How many of the run changed. Atomic for each word, not for the run.
     std::uint64_t set_run(PageRun run);
     std::uint64_t clear_run(PageRun run);
-    [[nodiscard]] std::uint64_t count() const; // set bits
+    [[nodiscard]] std::uint64_t word(std::size_t number) const; // pages 64 * number and on; 0 beyond the end
+    [[nodiscard]] std::uint64_t count() const;                  // set bits
     // The first run of set (clear) bits at or after `from`, at most `limit` pages long; nothing if there is none or `limit` is 0.
     [[nodiscard]] std::optional<PageRun> next_set_run(std::uint64_t from, std::uint64_t limit) const;
     [[nodiscard]] std::optional<PageRun> next_clear_run(std::uint64_t from, std::uint64_t limit) const;

@@ -7,6 +7,9 @@
 //
 // Layout of the file: for each block in order its received words, then its wanted words (memory/bitmap.h). All zero: nothing is
 // received. Threads: as Bitmap; received_run() may be called by any number of threads.
+//
+// Who waits for a page marks it wanted first and then looks whether it was received: received_run() does it the other way round,
+// so either the waiter sees that it was received, or whoever received it maps it after the waiter was there.
 #pragma once
 
 #include "base/error.h"
@@ -27,7 +30,8 @@ class PageMap {
 public:
     // Bytes that a file for these blocks needs; their page sizes are known (not 0).
     static std::uint64_t bytes_for(std::span<const RamBlockInfo> blocks);
-    // Maps the file shared. Its content is taken as it is. invalid_argument: it is too short; else mmap's error.
+    // Maps the file shared. Its content is taken as it is. invalid_argument: it is too short, or a page size is not known; else
+    // mmap's error.
     static Result<PageMap> map(std::span<const RamBlockInfo> blocks, const Fd& file);
     PageMap(PageMap&&) noexcept;
     PageMap& operator=(PageMap&&) noexcept;

@@ -27,21 +27,21 @@ constexpr std::array known{
     Known{"rdma-pin-all", true}, // what the RDMA transport does anyway: guest RAM is registered, and so pinned, as a whole
     Known{"auto-converge", false},
     Known{"events", true},
-    Known{"postcopy-ram", false},
+    Known{"postcopy-ram", true},
     Known{"x-colo", false},
     Known{"release-ram", false},
     Known{"return-path", true}, // both sides always talk, in the session protocol
     Known{"pause-before-switchover", true},
     Known{"multifd", true}, // lanes are what it asks for; how many: multifd-channels
     Known{"dirty-bitmaps", false},
-    Known{"postcopy-blocktime", false},
+    Known{"postcopy-blocktime", true}, // kept always, shown with it
     Known{"late-block-activate", true},
     Known{"x-ignore-shared", false}, // Pageferry's own means of keeping guest RAM out of QEMU's stream
     Known{"validate-uuid", false},
     Known{"background-snapshot", false},
     Known{"zero-copy-send", false},
-    Known{"postcopy-preempt", false},
-    Known{"switchover-ack", true}, // the source never switches over before the destination has said it is ready
+    Known{"postcopy-preempt", true}, // pages that are waited for always have a lane of their own
+    Known{"switchover-ack", true},   // the source never switches over before the destination has said it is ready
     Known{"dirty-limit", false},
     Known{"mapped-ram", false},
 };
@@ -103,6 +103,11 @@ Result<void> Capabilities::set(const nlohmann::json& arguments) {
         if (on && (one == nullptr || !one->implemented)) {
             return refuse_with("Pageferry does not implement the capability '" + name + "'");
         }
+    }
+    // Of QEMU's other combinations with postcopy-ram, one side is always a capability that Pageferry does not implement. With
+    // multifd it goes together, as in QEMU since 10.1.
+    if (next["postcopy-preempt"] && !next["postcopy-ram"]) {
+        return refuse_with("Postcopy preempt requires postcopy-ram");
     }
     if (next["switchover-ack"] && !next["return-path"]) {
         return refuse_with("Capability 'switchover-ack' requires capability 'return-path'");

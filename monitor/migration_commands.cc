@@ -90,13 +90,7 @@ bool MigrationCommands::is_native() const {
 void MigrationCommands::handle(const std::string& command, const nlohmann::json& arguments, const Answer& answer,
                                const PassOn& pass_on) {
     if (command == "cont" || command == "stop") {
-        // With arguments, QEMU's own refusal.
-        if (arguments.empty() && service_.hold_run_state(command == "cont")) {
-            answer(json::object());
-        } else {
-            pass_on(false);
-        }
-        return;
+        return run_state(command == "cont", arguments, answer, pass_on);
     }
     if (command == "human-monitor-command") {
         human_command(arguments, answer, pass_on);
@@ -121,6 +115,20 @@ void MigrationCommands::handle(const std::string& command, const nlohmann::json&
     }
 }
 
+void MigrationCommands::run_state(bool run, const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on) {
+    if (!arguments.empty()) {
+        return pass_on(false); // for QEMU's own refusal
+    }
+    const auto held = service_.hold_run_state(run);
+    if (!held) {
+        refuse(answer, held.error());
+    } else if (*held) {
+        answer(json::object());
+    } else {
+        pass_on(false);
+    }
+}
+
 void MigrationCommands::without_arguments(const std::string& command, const Answer& answer) {
     const Status status = service_.status();
     if (command == "query-migrate") {
@@ -139,7 +147,9 @@ void MigrationCommands::without_arguments(const std::string& command, const Answ
             answer(json::object()); // nothing to cancel is no error
         }
     } else if (command == "migrate-pause") {
-        if (status == Status::postcopy_active || status == Status::postcopy_recover) {
+        // QEMU refuses it in postcopy-recover-setup, where only a source can be: a connection that is being set up and hangs
+        // would hold the guest.
+        if (status == Status::postcopy_active || status == Status::postcopy_recover || status == Status::postcopy_recover_setup) {
             service_.migrate_pause(reply_to(answer));
         } else {
             refuse(answer,
@@ -151,6 +161,8 @@ void MigrationCommands::without_arguments(const std::string& command, const Answ
             refuse(answer, refuse_with("Enable postcopy with migrate_set_capability before the start of migration").error());
         } else if (service_.side() == Side::destination || status == Status::none) {
             refuse(answer, refuse_with("Postcopy must be started after migration has been started").error());
+        } else if (!statemachine::is_running(status) || in_postcopy(status)) {
+            answer(json::object()); // too late is no error, for nobody can know
         } else {
             service_.migrate_start_postcopy(reply_to(answer));
         }
@@ -178,8 +190,12 @@ Result<void> MigrationCommands::may_migrate(bool resume) const {
     return {};
 }
 
+bool MigrationCommands::incoming_has_started() const {
+    return *incoming_started_ || (service_.side() == Side::destination && service_.status() != Status::none);
+}
+
 Result<void> MigrationCommands::may_take_incoming() const {
-    if (*incoming_started_ || (service_.side() == Side::destination && service_.status() != Status::none)) {
+    if (incoming_has_started()) {
         return refuse_with("The incoming migration has already been started");
     }
     if (service_.side() != Side::destination) {
@@ -339,7 +355,32 @@ Result<void> MigrationCommands::set_capabilities(const nlohmann::json& arguments
     if (service_.side() == Side::source && statemachine::is_running(service_.status())) {
         return refuse_with("There's a migration process in progress");
     }
+    if (service_.side() == Side::destination) {
+        if (auto may = may_switch_on(next); !may) {
+            return may;
+        }
+    }
     capabilities_ = std::move(next);
+    return {};
+}
+
+// What a destination cannot be given any more, or on this host not at all.
+Result<void> MigrationCommands::may_switch_on(const Capabilities& next) const {
+    const auto switched_on = [&](std::string_view name) { return next.on(name) && !capabilities_.on(name); };
+    if (switched_on("postcopy-ram")) {
+        if (const auto possible = service_.postcopy_possible(); !possible) {
+            return refuse_with("Postcopy is not supported: " + qmp_error(possible.error()).desc);
+        }
+    }
+    if (!incoming_has_started()) {
+        return {};
+    }
+    if (switched_on("postcopy-preempt")) {
+        return refuse_with("Postcopy preempt must be set before incoming starts");
+    }
+    if (switched_on("multifd")) {
+        return refuse_with("Multifd must be set before incoming starts");
+    }
     return {};
 }
 

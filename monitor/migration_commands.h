@@ -50,6 +50,7 @@ private:
     void migrate_recover(const nlohmann::json& arguments, const Answer& answer);
     void migrate_continue(const nlohmann::json& arguments, const Answer& answer);
     void without_arguments(const std::string& command, const Answer& answer);
+    void run_state(bool run, const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on);
     void human_command(const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on);
     void start_native(bool incoming, const Answer& answer, const PassOn& pass_on);
     Result<void> set_capabilities(const nlohmann::json& arguments);
@@ -57,7 +58,9 @@ private:
     // What the user's URIs come to under the present policy.
     [[nodiscard]] Result<std::vector<std::string>> choose(const MigrationTarget& target) const;
     [[nodiscard]] Result<void> may_migrate(bool resume) const;
+    [[nodiscard]] bool incoming_has_started() const;
     [[nodiscard]] Result<void> may_take_incoming() const;
+    [[nodiscard]] Result<void> may_switch_on(const Capabilities& next) const;
 
     MigrationService& service_;
     Capabilities& capabilities_;

@@ -42,6 +42,8 @@ public:
     [[nodiscard]] virtual statemachine::Status status() const = 0;
 
     // Preconditions that are the same for QEMU (status allows it, arguments are well-formed) were checked by the caller.
+    // migrate_pause comes in postcopy-active and postcopy-recover, and in postcopy-recover-setup too, where it gives up the
+    // attempt (QEMU refuses it there). migrate_start_postcopy comes from setup on, and never in postcopy.
     virtual void migrate(const MigrateRequest& request, Reply reply) = 0;
     virtual void migrate_incoming(const IncomingRequest& request, Reply reply) = 0;
     virtual void migrate_cancel(Reply reply) = 0;
@@ -53,9 +55,13 @@ public:
     // The `return` object of query-migrate.
     [[nodiscard]] virtual nlohmann::json query_migrate() const = 0;
 
-    // Destination only, while the guest has not been permitted to run: a user's cont and stop are remembered, not carried out
-    // (QEMU's autostart while in inmigrate). False when they are none of our business and go to QEMU.
-    virtual bool hold_run_state(bool run) = 0;
+    // Whether this host can take a guest by postcopy; the error is why not.
+    [[nodiscard]] virtual Result<void> postcopy_possible() const { return {}; }
+
+    // A user's cont or stop. True: it was remembered, not carried out (destination, while the guest has not been permitted to
+    // run: QEMU's autostart while in inmigrate; source, while it stands still for the switchover). False: it is none of our
+    // business and goes to QEMU. An error is the command's answer: QEMU's, while the guest must not run here.
+    virtual Result<bool> hold_run_state(bool run) = 0;
 
     // A migration Pageferry does not carry (fd:, exec:, file:) is about to be handed to QEMU: put QEMU's own capabilities and
     // parameters as the user set them, then call the reply; on success the caller passes the command on. From then to the end of

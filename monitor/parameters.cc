@@ -58,6 +58,9 @@ constexpr std::array numbers{
     Number{"x-rdma-chunk-size", 1 << 20, 1 << 20, 1 << 30, "a power of 2 in the range 1MiB to 1024MiB", false},
     Number{"x-pageferry-dead-peer-timeout", 10'000, 100, 3'600'000, "an integer in the range of 100 to 3600000 ms", true},
     Number{"x-pageferry-connect-timeout", 30'000, 100, 3'600'000, "an integer in the range of 100 to 3600000 ms", true},
+    Number{"x-pageferry-recover-attempts", 0, 0, 1000, "an integer in the range of 0 to 1000", true},
+    Number{"x-pageferry-recover-backoff", 1000, 10, 600'000, "an integer in the range of 10 to 600000 ms", true},
+    Number{"x-pageferry-recover-time-limit", 0, 0, 86'400'000, "an integer in the range of 0 to 86400000 ms", true},
 };
 
 constexpr std::array<std::string_view, 2> booleans{"cpu-throttle-tailslow", "direct-io"}; // not implemented: false
@@ -224,6 +227,15 @@ std::chrono::milliseconds Parameters::dead_peer_timeout() const {
 }
 std::chrono::milliseconds Parameters::connect_timeout() const {
     return milliseconds(number("x-pageferry-connect-timeout"));
+}
+unsigned Parameters::recover_attempts() const {
+    return static_cast<unsigned>(number("x-pageferry-recover-attempts"));
+}
+std::chrono::milliseconds Parameters::recover_backoff() const {
+    return milliseconds(number("x-pageferry-recover-backoff"));
+}
+std::chrono::milliseconds Parameters::recover_time_limit() const {
+    return milliseconds(number("x-pageferry-recover-time-limit"));
 }
 
 RdmaPolicy Parameters::rdma() const {

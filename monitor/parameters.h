@@ -45,6 +45,10 @@ public:
     [[nodiscard]] Announce announce() const;
     [[nodiscard]] std::chrono::milliseconds dead_peer_timeout() const; // x-pageferry-dead-peer-timeout
     [[nodiscard]] std::chrono::milliseconds connect_timeout() const;   // x-pageferry-connect-timeout
+    // Automatic recovery, of a source: x-pageferry-recover-*.
+    [[nodiscard]] unsigned recover_attempts() const;                    // 0: off
+    [[nodiscard]] std::chrono::milliseconds recover_backoff() const;    // before the first attempt, doubled after each
+    [[nodiscard]] std::chrono::milliseconds recover_time_limit() const; // from the pause, 0: none
 
     [[nodiscard]] RdmaPolicy rdma() const; // x-pageferry-rdma
 

@@ -52,10 +52,10 @@ Result<void> Machine::move(std::optional<Status> expected, Status to, Cause caus
     if (!is_legal(side_, from, to, cause)) {
         return std::unexpected(refusal(side_, from, to, cause, "not a legal change; legal: " + legal_from(side_, from)));
     }
-    if (to == Status::setup) {
+    if (to == Status::setup || to == Status::postcopy_recover_setup || to == Status::postcopy_active) {
         error_.clear();
     }
-    if (cause == Cause::error || cause == Cause::connection_lost) {
+    if (cause == Cause::error || cause == Cause::connection_lost || !error.empty()) {
         error_ = error;
     }
     status_.store(to, std::memory_order_release);

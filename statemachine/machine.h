@@ -26,7 +26,7 @@ struct Event {
     Status to = Status::none;
     Cause cause = Cause::requested;
     std::chrono::system_clock::time_point time; // what QMP's timestamp shows
-    std::string error;                          // with Cause::error and connection_lost: what happened
+    std::string error;                          // of a failure or a pause: what happened
 };
 
 // State events on their way to whoever reports them: none lost, none reordered, the writer never blocked by the reader.
@@ -57,7 +57,7 @@ public:
 
     [[nodiscard]] Side side() const { return side_; }
     [[nodiscard]] Status status() const { return status_.load(std::memory_order_acquire); }
-    [[nodiscard]] std::string error() const; // text of the latest error or connection_lost, cleared by setup
+    [[nodiscard]] std::string error() const; // text of the latest failure or pause; a new start, or a recovery, clears it
 
     // From whatever it is now. On success the status is changed and its event is in the queue when the call returns.
     // Error `state` when the table has no such transition: nothing is changed, nothing enters the queue, and the text says side,

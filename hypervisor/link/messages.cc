@@ -77,7 +77,9 @@ json to_json(const MoverStart& start) {
             {"dead-peer-ms", static_cast<std::uint64_t>(start.dead_peer.count())},
             {"connect-timeout-ms", static_cast<std::uint64_t>(start.connect_timeout.count())},
             {"pause-before-switchover", start.pause_before_switchover},
-            {"settle", start.settle},
+            {"postcopy", start.postcopy},
+            {"again", start.again},
+            {"status", std::string{statemachine::name_of(start.status)}},
             {"epoch", start.epoch},
             {"guest-runs", start.guest_runs},
             {"transport-path", start.transport_path},
@@ -85,6 +87,9 @@ json to_json(const MoverStart& start) {
             {"pagemap", start.has_pagemap},
             {"clear-refs", start.has_clear_refs},
             {"discards", start.has_discards},
+            {"page-map", start.has_page_map},
+            {"faults", start.faults},
+            {"vcpu-threads", start.vcpu_threads},
             {"no-pinning", start.no_pinning},
             {"blocks", std::move(blocks)}};
 }
@@ -147,7 +152,11 @@ Result<MoverStart> mover_start_from(const json& body) {
     start.lanes = static_cast<unsigned>(reader.number("lanes", 1, std::numeric_limits<std::uint16_t>::max()));
     start.dead_peer = time_in(reader, "dead-peer-ms");
     start.connect_timeout = time_in(reader, "connect-timeout-ms");
-    start.settle = reader.flag("settle");
+    start.postcopy = reader.flag("postcopy");
+    start.again = reader.flag("again");
+    const auto status = statemachine::status_from_name(reader.text("status"));
+    reader.must(status.has_value());
+    start.status = status.value_or(statemachine::Status::none);
     start.epoch = static_cast<std::uint32_t>(reader.number("epoch", 0, std::numeric_limits<std::uint32_t>::max()));
     start.guest_runs = reader.flag("guest-runs");
     start.pause_before_switchover = reader.flag("pause-before-switchover");
@@ -155,7 +164,16 @@ Result<MoverStart> mover_start_from(const json& body) {
     start.has_pagemap = reader.flag("pagemap");
     start.has_clear_refs = reader.flag("clear-refs");
     start.has_discards = reader.flag("discards");
+    start.has_page_map = reader.flag("page-map");
+    start.faults = static_cast<std::uint32_t>(reader.number("faults", 0, most_faults));
     start.no_pinning = reader.text("no-pinning");
+    for (const auto& thread : reader.list("vcpu-threads")) {
+        const bool fits = thread.is_number_unsigned() &&
+                          thread.get<std::uint64_t>() <= std::numeric_limits<std::uint32_t>::max() &&
+                          start.vcpu_threads.size() < most_vcpus;
+        reader.must(fits);
+        start.vcpu_threads.push_back(fits ? thread.get<std::uint32_t>() : 0);
+    }
     for (const auto& directory : reader.list("transport-path")) {
         reader.must(directory.is_string());
         start.transport_path.push_back(directory.is_string() ? directory.get<std::string>() : std::string{});
@@ -170,7 +188,7 @@ Result<MoverStart> mover_start_from(const json& body) {
                                                     .guest_address = block.number("guest-address", 0, any)});
         reader.must(block.good() && !start.blocks.back().name.empty());
     }
-    reader.must(start.blocks.empty() == start.settle);
+    reader.must(!start.blocks.empty());
     if (!reader.good()) {
         return std::unexpected(make_error(ErrorCode::protocol, "read", "start message", "a field is missing or wrong"));
     }

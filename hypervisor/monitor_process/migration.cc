@@ -23,8 +23,6 @@ using statemachine::Side;
 using statemachine::Status;
 
 namespace {
-constexpr unsigned most_settlers = 5; // a mover that dies again and again will not do better
-
 bool is_directory(const std::string& path) {
     struct stat status{};
     return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
@@ -147,7 +145,11 @@ void Migration::prepare(Side side, std::vector<std::string> uris, monitor::Reply
                 refuse(started.error());
             }
         };
-        next_side_ == Side::source ? make_disks_buffered(start) : start({});
+        if (next_side_ == Side::source) {
+            make_disks_buffered(start);
+        } else {
+            with_vcpu_threads([start] { start({}); });
+        }
     });
 }
 
@@ -182,7 +184,7 @@ Result<void> Migration::no_disk_became_direct() {
 
 // What this side has done to QEMU for the time of a migration is undone.
 void Migration::leave_guest_alone() {
-    stop_tracking(tracking_, tracked_);
+    stop_tracking(tracking_, held_.infos());
     if (std::exchange(disks_buffered_, false)) {
         if (auto direct = agent_.make_disks_direct(); !direct) {
             log_(direct.error().to_string());
@@ -237,7 +239,7 @@ Result<void> Migration::start_mover(const std::vector<RamBackend>& backends) {
     if (!blocks) {
         return std::unexpected(std::move(blocks.error()));
     }
-    tracked_.clear();
+    held_.blocks = std::move(*blocks);
     PAGEFERRY_TRY(new_control_page());
     MoverStart start = common_start(next_side_, uris_);
     start.pause_before_switchover = capabilities_.on("pause-before-switchover");
@@ -246,12 +248,14 @@ Result<void> Migration::start_mover(const std::vector<RamBackend>& backends) {
     }
     start.session = session_;
     epoch_ = 0;
-    std::vector<int> fds{page_memory_.get()};
+    postcopy_on_ = capabilities_.on("postcopy-ram");
+    start.postcopy = postcopy_on_;
+    StartFds fds{.control_page = page_memory_.get(), .tracking = {}};
     if (next_side_ == Side::source) {
         const auto give = [&fds](const AgentHandle& handle, bool& has) {
             has = static_cast<bool>(handle.fd);
             if (has) {
-                fds.push_back(handle.fd.get());
+                fds.tracking.push_back(handle.fd.get());
             }
         };
         give(handles->tracking, start.has_userfaultfd);
@@ -264,11 +268,8 @@ Result<void> Migration::start_mover(const std::vector<RamBackend>& backends) {
                                                "start QEMU as root, or give its user access to /dev/userfaultfd"));
         }
         tracking_ = std::move(handles->tracking.fd);
-    }
-    for (auto& block : *blocks) {
-        fds.push_back(block.file.get());
-        start.blocks.push_back(block.info);
-        tracked_.push_back(block.info);
+    } else if (postcopy_on_) {
+        PAGEFERRY_TRY(keep_means(*handles));
     }
     return spawn_mover(start, fds);
 }
@@ -281,7 +282,7 @@ MoverStart Migration::common_start(Side side, std::vector<std::string> uris) con
                       .connect_timeout = parameters_.connect_timeout()};
 }
 
-Result<void> Migration::spawn_mover(const MoverStart& start, std::span<const int> fds) {
+Result<void> Migration::spawn_mover(const MoverStart& start, const StartFds& fds) {
     mover_said_ended_ = false;
     candidates_ = start.uris.size();
     auto mover = MoverProcess::start(io_, mover_program_,
@@ -290,39 +291,11 @@ Result<void> Migration::spawn_mover(const MoverStart& start, std::span<const int
     if (!mover) {
         return std::unexpected(std::move(mover.error()));
     }
-    PAGEFERRY_TRY((*mover)->send(to_json(start), fds));
+    MoverStart with_holdings = start;
+    const auto all = add_holdings(held_, fds, with_holdings);
+    PAGEFERRY_TRY((*mover)->send(to_json(with_holdings), all));
     mover_ = std::move(*mover);
     return {};
-}
-
-void Migration::resume(std::vector<std::string> uris, monitor::Reply reply) {
-    preparing_ = true;
-    reply_ = std::move(reply);
-    epoch_ += most_candidates; // the latest mover may have used as many
-    if (auto started = start_settler(Side::source, std::move(uris)); !started) {
-        refuse(started.error());
-    }
-}
-
-// The destination of an unsettled switchover keeps listening where it did, whatever becomes of its mover.
-void Migration::wait_for_source_again() {
-    if (settlers_ == most_settlers) {
-        return log_("no further mover is started: " + std::to_string(settlers_) + " have died");
-    }
-    ++settlers_;
-    if (auto started = start_settler(Side::destination, uris_); !started) {
-        log_("waiting for the source again: " + started.error().to_string());
-    }
-}
-
-Result<void> Migration::start_settler(Side side, std::vector<std::string> uris) {
-    MoverStart start = common_start(side, std::move(uris));
-    start.settle = true;
-    start.session = session_;
-    start.epoch = epoch_;
-    start.guest_runs = side == Side::source ? was_running_ : ran_;
-    const int page = page_memory_.get();
-    return spawn_mover(start, std::span{&page, 1});
 }
 
 Result<void> Migration::new_control_page() {
@@ -350,6 +323,7 @@ void Migration::parameters_changed(const monitor::Parameters& parameters) {
         page_->limits.max_bandwidth = parameters.max_bandwidth();
         page_->limits.downtime_limit_ms = static_cast<std::uint64_t>(parameters.downtime_limit().count());
         page_->limits.switchover_bandwidth = parameters.avail_switchover_bandwidth();
+        page_->limits.postcopy_bandwidth = parameters.max_postcopy_bandwidth();
     }
 }
 
@@ -377,7 +351,9 @@ void Migration::begun() {
     committed_ = false;
     load_told_ = false;
     ran_ = false;
-    settlers_ = 0;
+    successors_ = 0;
+    postcopy_ = false;
+    also_.clear();
     move(Status::setup, Cause::requested);
     std::exchange(reply_, nullptr)({});
 }
@@ -403,18 +379,6 @@ void Migration::migrate_continue(monitor::Reply reply) {
     reply({});
 }
 
-// The states in which these do something are those of a postcopy; until there is one, the commands are refused before they come
-// here.
-void Migration::migrate_pause(monitor::Reply reply) {
-    reply(std::unexpected(not_now("migrate-pause is currently only supported during postcopy-active or postcopy-recover state")));
-}
-void Migration::migrate_recover(const std::vector<std::string>& /*uris*/, monitor::Reply reply) {
-    reply(std::unexpected(not_now("Migrate recover can only be run when postcopy is paused.")));
-}
-void Migration::migrate_start_postcopy(monitor::Reply reply) {
-    reply(std::unexpected(not_now("Enable postcopy with migrate_set_capability before the start of migration")));
-}
-
 json Migration::query_migrate() const {
     if (!native_result_.is_null()) {
         return native_result_;
@@ -433,16 +397,23 @@ json Migration::query_migrate() const {
         .transport = &transport_});
 }
 
-bool Migration::hold_run_state(bool run) {
+Result<bool> Migration::hold_run_state(bool run) {
     if (incoming_) {
         autostart_ = run;
         return true;
     }
+    if (machine_->side() == Side::destination) {
+        return false;
+    }
     // The guest stands still for the switchover: what the user wants holds for wherever it goes on.
     const Status now = status();
-    if (machine_->side() == Side::source && (now == Status::pre_switchover || now == Status::device)) {
+    if (now == Status::pre_switchover || ((now == Status::device || now == Status::postcopy_device) && !committed_)) {
         was_running_ = run;
         return true;
+    }
+    if (run && (is_postcopy_state() || (committed_ && now == Status::device))) {
+        // It runs, or will run, at the destination. QEMU's words.
+        return std::unexpected(not_now("Migration is not finalized yet"));
     }
     return false;
 }

@@ -8,6 +8,7 @@
 
 #include "engine/control_page.h"
 #include "hypervisor/link/transport_report.h"
+#include "hypervisor/monitor_process/holdings.h"
 #include "hypervisor/monitor_process/mover_process.h"
 #include "hypervisor/monitor_process/qemu_driver.h"
 #include "hypervisor/qemu/agent_client.h"
@@ -54,7 +55,7 @@ public:
     void migrate_recover(const std::vector<std::string>& uris, monitor::Reply reply) override;
     void migrate_start_postcopy(monitor::Reply reply) override;
     [[nodiscard]] nlohmann::json query_migrate() const override;
-    bool hold_run_state(bool run) override;
+    Result<bool> hold_run_state(bool run) override;
     void begin_native(bool incoming, monitor::Reply reply) override;
     [[nodiscard]] bool is_native() const override { return native_; }
     void native_refused() override;
@@ -63,13 +64,20 @@ public:
 private:
     // Finding RAM, then a mover that is ready, then `setup` and the reply; whatever fails before that changes nothing.
     void prepare(statemachine::Side side, std::vector<std::string> uris, monitor::Reply reply);
-    // A mover that settles a switchover whose connection broke: asked for by the user (source), or in a dead one's place
-    // (destination).
+    // A mover for a migration that is not settled: asked for by the user (source), or in a dead one's place (destination).
     void resume(std::vector<std::string> uris, monitor::Reply reply);
     void wait_for_source_again();
-    Result<void> start_settler(statemachine::Side side, std::vector<std::string> uris);
-    Result<void> spawn_mover(const MoverStart& start, std::span<const int> fds);
+    Result<void> start_next_mover(statemachine::Side side, std::vector<std::string> uris);
+    Result<void> spawn_mover(const MoverStart& start, const StartFds& fds);
     [[nodiscard]] MoverStart common_start(statemachine::Side side, std::vector<std::string> uris) const;
+    // Postcopy: what a mover on the destination needs besides, and what is left of it at the end.
+    void with_vcpu_threads(std::function<void()> done);
+    Result<void> keep_means(AgentHandles& handles);
+    void release_means();
+    Result<void> drop_mappings();
+    void mover_listens(const LinkMessage& message);
+    void answer_listen(const Result<void>& result);
+    [[nodiscard]] bool is_postcopy_state() const;
     void with_all_backends(std::function<void(Result<std::vector<RamBackend>>)> done);
     void make_disks_buffered(std::function<void(Result<void>)> done);
     Result<void> no_disk_became_direct();
@@ -117,9 +125,9 @@ private:
     std::unique_ptr<MoverProcess> mover_;
     engine::ControlPage* page_ = nullptr;
     Fd page_memory_;
-    boost::asio::steady_timer deadline_;        // of the end of the mover
-    Fd tracking_;                               // the userfaultfd that tracks dirty pages
-    std::vector<memory::RamBlockInfo> tracked_; // what it may be registered for
+    boost::asio::steady_timer deadline_; // of the end of the mover
+    Fd tracking_;                        // the userfaultfd that tracks dirty pages
+    Holdings held_;
 
     // the attempt being prepared
     statemachine::Side next_side_ = statemachine::Side::source;
@@ -137,8 +145,13 @@ private:
     bool load_told_ = false; // destination: device state is loaded and the mover knows: the source may send its permit
     bool ran_ = false;       // destination: the guest was run here
     transport::SessionId session_{};
-    std::uint32_t epoch_ = 0; // of the latest connection
-    unsigned settlers_ = 0;   // movers started in a dead one's place
+    std::uint32_t epoch_ = 0;       // of the latest connection
+    unsigned successors_ = 0;       // movers started in a dead one's place since a source has come
+    bool postcopy_on_ = false;      // the capability, at the start
+    bool postcopy_ = false;         // it has become one
+    std::vector<std::string> also_; // destination: listened on for a recovery, besides uris_
+    monitor::Reply listen_reply_;   // of migrate-recover
+    std::uint64_t listens_ = 0;
     bool mover_said_ended_ = false;
     std::size_t candidates_ = 0; // URIs the mover was given
     TransportReport transport_;

@@ -64,15 +64,24 @@ void Migration::mover_message(LinkMessage& message) {
     if (type == "ready") {
         if (preparing_) {
             mover_ready(message);
+        } else if (listen_reply_) {
+            answer_listen({}); // it was started for that
         }
     } else if (type == "accepted") {
         if (read_session(message.text("session"), session_)) {
             epoch_ = static_cast<std::uint32_t>(message.number("epoch"));
+            successors_ = 0;
         }
     } else if (type == "ended") {
         mover_said_ended_ = true;
     } else if (type == "refused" && preparing_) {
         refuse(error_from(message.body.value("error", json::object())));
+    } else if (type == "refused") {
+        const Error error = error_from(message.body.value("error", json::object()));
+        log_("the mover refuses: " + error.to_string());
+        answer_listen(std::unexpected(error));
+    } else if (type == "listening") {
+        mover_listens(message);
     } else if (type == "transport" && !preparing_) {
         mover_transport(message);
     } else if (type == "status" && !preparing_) {
@@ -85,7 +94,9 @@ void Migration::mover_message(LinkMessage& message) {
 // On a destination: where it listens, and where it could not.
 void Migration::mover_ready(const LinkMessage& message) {
     transport_ = {};
-    if (next_side_ == Side::destination) {
+    if (status() == Status::postcopy_paused) {
+        // a source comes again: what is known of the transport is of the connection that broke
+    } else if (next_side_ == Side::destination) {
         if (auto uris = read_uris(message.body, "uris", candidates_); !uris.empty()) {
             uris_ = std::move(uris);
         }
@@ -151,21 +162,30 @@ void Migration::mover_status(const LinkMessage& message) {
     case Status::device: move(Status::device, status() == Status::pre_switchover ? Cause::requested : Cause::stopped); break;
     case Status::failing:
     case Status::failed: attempt_failed(error); break;
+    case Status::postcopy_device:
+        postcopy_ = true;
+        move(Status::postcopy_device, Cause::device_saved);
+        break;
     case Status::postcopy_paused:
         if (source ? committed_ : load_told_) {
-            connection_lost(error);
+            const bool asked = message.text("cause") == statemachine::name_of(Cause::requested);
+            move(Status::postcopy_paused, asked ? Cause::requested : Cause::connection_lost, error);
         } else {
             attempt_failed(error);
         }
         break;
     case Status::postcopy_recover: move(Status::postcopy_recover, Cause::connected); break;
-    case Status::postcopy_active: move(Status::postcopy_active, Cause::connected); break;
+    case Status::postcopy_active:
+        move(Status::postcopy_active, status() == Status::postcopy_device ? Cause::device_loaded : Cause::connected);
+        break;
     case Status::completed:
         if (source && committed_) {
             move(Status::completed, Cause::finished);
             leave_guest_alone();
+            release_means();
         } else if (!source && ran_ && status() != Status::completed) {
             move(Status::completed, Cause::finished);
+            release_means();
         }
         break;
     default: break; // cancelling: it was told so by us
@@ -186,10 +206,12 @@ void Migration::mover_request(std::uint64_t id, const LinkMessage& message) {
             return answer(id, buffered);
         }
         qemu_.finish_save([this, id](const Result<void>& saved) { answer(id, saved); });
-    } else if (what == request::commit && source && now == Status::device) {
+    } else if (what == request::commit && source && (now == Status::device || now == Status::postcopy_device)) {
         commit(id);
     } else if (what == request::start_device_load && !source && now == Status::active) {
         qemu_.start_load([this, id](Result<Fd> stream) { answer(id, stream, json::object()); });
+    } else if (what == request::drop_mappings && !source && now == Status::active && postcopy_on_) {
+        answer(id, drop_mappings());
     } else if (what == request::run && !source && load_told_ && (now == Status::active || now == Status::postcopy_active)) {
         run_guest(id, message.flag("running"));
     } else {
@@ -205,7 +227,7 @@ void Migration::run_guest(std::uint64_t id, bool running) {
             incoming_ = false;
         }
         answer(id, result);
-        if (result && !mover_) {
+        if (result && !mover_ && !postcopy_) {
             move(Status::completed, Cause::finished); // the guest is here, whatever became of its mover
         }
     };
@@ -224,7 +246,7 @@ void Migration::run_guest(std::uint64_t id, bool running) {
 // The point of no return. QEMU's own migration has ended well: finish_save() waited for that, and QEMU will never resume the
 // guest by itself.
 void Migration::commit(std::uint64_t id) {
-    if (qemu_.active() || !qemu_.succeeded() || status() != Status::device) {
+    if (qemu_.active() || !qemu_.succeeded() || (status() != Status::device && status() != Status::postcopy_device)) {
         return answer(
             id, Result<void>{std::unexpect, make_error(ErrorCode::cancelled, "commit", {}, "the migration is being given up")});
     }
@@ -246,7 +268,11 @@ void Migration::qemu_ended() {
 
 void Migration::attempt_failed(const std::string& text) {
     if (machine_->side() == Side::destination) {
-        if (!ran_ && move(Status::failed, Cause::error, text) && exit_on_error_) {
+        if (ran_ || !move(Status::failed, Cause::error, text)) {
+            return;
+        }
+        release_means(); // QEMU may be waiting for a page that will not come
+        if (exit_on_error_) {
             log_("the incoming migration has failed, so QEMU ends: " + text);
             qemu_.fail_incoming();
         }
@@ -302,6 +328,7 @@ void Migration::clean_up() {
 void Migration::mover_ended(const std::string& how) {
     end_mover();
     const std::string text = "the mover process ended in the middle: " + how;
+    answer_listen(std::unexpected(make_error(ErrorCode::internal, "listen", "mover", text, "its log says why")));
     if (preparing_) {
         return refuse(make_error(ErrorCode::internal, "start", "mover", text, "its log says why"));
     }
@@ -319,7 +346,7 @@ void Migration::mover_ended(const std::string& how) {
     if (mover_said_ended_ || now == Status::failed || now == Status::none) {
         return;
     }
-    if (ran_) {
+    if (ran_ && !postcopy_) {
         if (now != Status::completed) {
             move(Status::completed, Cause::finished);
         }
@@ -328,7 +355,7 @@ void Migration::mover_ended(const std::string& how) {
     if (!load_told_) {
         return statemachine::is_running(now) ? attempt_failed(text) : void();
     }
-    if (!paused) {
+    if (!paused && now != Status::completed) {
         connection_lost(text);
     }
     wait_for_source_again();

@@ -128,6 +128,11 @@ Result<bool> MonitorPort::commit() {
     return reply->flag("running");
 }
 
+Result<void> MonitorPort::drop_mappings() {
+    PAGEFERRY_TRY(ask(request::drop_mappings));
+    return {};
+}
+
 Result<void> MonitorPort::run(bool running) {
     PAGEFERRY_TRY(ask(request::run, {{"running", running}}));
     return {};

@@ -31,6 +31,7 @@ public:
     // DestinationGuest
     Result<Fd> start_device_load() override;
     Result<bool> loaded(std::chrono::milliseconds wait) override;
+    Result<void> drop_mappings() override;
     Result<void> run(bool running) override;
 
     // A message from the monitor process that is for the engine's waits: reply, guest, continue.

@@ -19,6 +19,7 @@
 
 namespace pageferry::hypervisor {
 
+using nlohmann::json;
 using statemachine::Cause;
 using statemachine::Side;
 using statemachine::Status;
@@ -33,7 +34,7 @@ Mover::~Mover() {
         engine_.join();
     }
     source_.reset();
-    settlement_.reset();
+    recovery_.reset();
     destination_.reset();
     if (page_ != nullptr) {
         ::munmap(page_, engine::ControlPage::size);
@@ -64,33 +65,20 @@ Result<void> Mover::prepare() {
     if (!start) {
         return std::unexpected(std::move(start.error()));
     }
-    auto& fds = (*message)->fds;
-    const std::size_t handles = 1U + (start->has_userfaultfd ? 1U : 0U) + (start->has_pagemap ? 1U : 0U) +
-                                (start->has_clear_refs ? 1U : 0U) + (start->has_discards ? 1U : 0U);
-    if (fds.size() != handles + start->blocks.size()) {
-        return std::unexpected(
-            make_error(ErrorCode::protocol, "read", "start message", std::to_string(fds.size()) + " descriptors came with it"));
+    start_ = std::move(*start);
+    auto handles = take_handles(start_, std::move((*message)->fds));
+    if (!handles) {
+        return std::unexpected(std::move(handles.error()));
     }
-    std::size_t next = 0;
-    PAGEFERRY_TRY(map_control_page(fds[next++]));
-    memory::TrackingHandles tracking;
-    if (start->has_userfaultfd) {
-        tracking.userfaultfd = std::move(fds[next++]);
-    }
-    if (start->has_pagemap) {
-        tracking.pagemap = std::move(fds[next++]);
-    }
-    if (start->has_clear_refs) {
-        tracking.clear_refs = std::move(fds[next++]);
-    }
-    if (start->has_discards) {
-        auto mapped = map_discards(fds[next++]);
+    PAGEFERRY_TRY(map_control_page(handles->control_page));
+    if (handles->discards) {
+        auto mapped = map_discards(handles->discards);
         if (!mapped) {
             return std::unexpected(std::move(mapped.error()));
         }
         discards_ = std::move(*mapped);
     }
-    auto blocks = map_blocks(*start, std::span{fds}.subspan(next));
+    auto blocks = map_blocks(handles->files);
     if (!blocks) {
         return std::unexpected(std::move(blocks.error()));
     }
@@ -98,23 +86,21 @@ Result<void> Mover::prepare() {
     if (!done_) {
         return std::unexpected(errno_error(errno, "eventfd", "mover"));
     }
-    if (!start->settle) {
-        machine_.emplace(start->side, events_);
+    machine_.emplace(start_.side, events_, start_.again ? start_.status : Status::none);
+    if (!start_.again) {
         PAGEFERRY_TRY(machine_->transition(Status::setup, Cause::requested));
-    } else if (start->side == Side::source) {
-        machine_.emplace(start->side, events_, Status::postcopy_recover_setup);
-        return prepare_settlement(*start);
-    } else {
-        machine_.emplace(start->side, events_, start->guest_runs ? Status::completed : Status::postcopy_paused);
     }
-    return start->side == Side::source ? prepare_source(*start, std::move(tracking), std::move(*blocks))
-                                       : prepare_destination(*start, std::move(*blocks));
+    PAGEFERRY_TRY(load_transports());
+    if (start_.side == Side::destination) {
+        return prepare_destination(std::move(*handles), std::move(*blocks));
+    }
+    return start_.again ? prepare_recovery(std::move(*blocks)) : prepare_source(std::move(handles->tracking), std::move(*blocks));
 }
 
-Result<std::vector<memory::RamBlock>> Mover::map_blocks(const MoverStart& start, std::span<Fd> files) {
+Result<std::vector<memory::RamBlock>> Mover::map_blocks(std::span<Fd> files) {
     std::vector<memory::RamBlock> blocks;
-    for (std::size_t i = 0; i < start.blocks.size(); ++i) {
-        auto block = memory::RamBlock::map(start.blocks[i], std::move(files[i]));
+    for (std::size_t i = 0; i < start_.blocks.size(); ++i) {
+        auto block = memory::RamBlock::map(start_.blocks[i], std::move(files[i]));
         if (!block) {
             return std::unexpected(std::move(block.error()));
         }
@@ -159,16 +145,23 @@ transport::Options options_of(const MoverStart& start) {
 
 } // namespace
 
+std::vector<engine::Candidate> Mover::candidates_of(const std::vector<std::string>& uris) const {
+    const std::vector<std::filesystem::path> first{start_.transport_path.begin(), start_.transport_path.end()};
+    std::vector<engine::Candidate> candidates;
+    for (const auto& uri : uris) {
+        candidates.push_back(engine::Candidate{.uri = uri, .transport = load_transport(uri, first)});
+    }
+    return candidates;
+}
+
 // All of them before any thread is started. One that is not there is reported where another can take its place.
-Result<void> Mover::load_transports(const MoverStart& start) {
-    const std::vector<std::filesystem::path> first{start.transport_path.begin(), start.transport_path.end()};
+Result<void> Mover::load_transports() {
+    candidates_ = candidates_of(start_.uris);
     std::vector<engine::Attempt> failed;
-    for (const auto& uri : start.uris) {
-        auto transport = load_transport(uri, first);
-        if (!transport) {
-            failed.push_back(engine::Attempt{.uri = uri, .phase = "load", .error = transport.error()});
+    for (const auto& candidate : candidates_) {
+        if (!candidate.transport) {
+            failed.push_back(engine::Attempt{.uri = candidate.uri, .phase = "load", .error = candidate.transport.error()});
         }
-        candidates_.push_back(engine::Candidate{.uri = uri, .transport = std::move(transport)});
     }
     if (failed.size() == candidates_.size()) {
         return std::unexpected(engine::none_left(failed));
@@ -176,15 +169,15 @@ Result<void> Mover::load_transports(const MoverStart& start) {
     return {};
 }
 
-engine::PeerConfig Mover::peer_of(const MoverStart& start) {
+engine::PeerConfig Mover::peer_of() {
     std::optional<Error> no_pinning;
-    if (!start.no_pinning.empty()) {
-        no_pinning = make_error(ErrorCode::unsupported, "migrate", "guest RAM", start.no_pinning,
+    if (!start_.no_pinning.empty()) {
+        no_pinning = make_error(ErrorCode::unsupported, "migrate", "guest RAM", start_.no_pinning,
                                 "let it go by tcp, or start the guest without that");
     }
     return engine::PeerConfig{.candidates = std::move(candidates_),
-                              .options = options_of(start),
-                              .connect_timeout = start.connect_timeout,
+                              .options = options_of(start_),
+                              .connect_timeout = start_.connect_timeout,
                               .no_pinning = std::move(no_pinning),
                               .tell = [this](const engine::TransportUse& use) { report_transport(use); }};
 }
@@ -223,54 +216,74 @@ void Mover::report_transport(const engine::TransportUse& use) {
     }
 }
 
-Result<void> Mover::prepare_source(MoverStart& start, memory::TrackingHandles handles, std::vector<memory::RamBlock> blocks) {
+Result<void> Mover::prepare_source(memory::TrackingHandles handles, std::vector<memory::RamBlock> blocks) {
     auto tracker = memory::make_dirty_tracker(std::move(handles));
     if (!tracker) {
         return std::unexpected(std::move(tracker.error()));
     }
-    PAGEFERRY_TRY(load_transports(start));
     for (const auto& candidate : candidates_) {
         spdlog::info("source: to {} by {}, dirty tracking by {}", candidate.uri,
                      candidate.transport ? candidate.transport->name() : "a plugin that is not there", (*tracker)->name());
     }
     source_ = std::make_unique<engine::Source>(engine::SourceConfig{.blocks = std::move(blocks),
                                                                     .tracker = std::move(*tracker),
-                                                                    .peer = peer_of(start),
-                                                                    .pause_before_switchover = start.pause_before_switchover,
+                                                                    .peer = peer_of(),
+                                                                    .pause_before_switchover = start_.pause_before_switchover,
+                                                                    .postcopy = start_.postcopy,
                                                                     .page = page_,
                                                                     .discards = discards_.get()},
                                                port_, *machine_);
     return link_.send({{"type", "ready"}});
 }
 
-Result<void> Mover::prepare_settlement(const MoverStart& start) {
-    PAGEFERRY_TRY(load_transports(start));
-    settlement_ = std::make_unique<engine::Settlement>(peer_of(start), start.guest_runs, *machine_);
+Result<void> Mover::prepare_recovery(std::vector<memory::RamBlock> blocks) {
+    recovery_ = std::make_unique<engine::Recovery>(
+        engine::RecoveryConfig{.blocks = std::move(blocks), .peer = peer_of(), .running = start_.guest_runs, .page = page_},
+        *machine_);
     return link_.send({{"type", "ready"}});
 }
 
-Result<void> Mover::prepare_destination(MoverStart& start, std::vector<memory::RamBlock> blocks) {
-    PAGEFERRY_TRY(load_transports(start));
-    auto options = options_of(start);
+Result<void> Mover::prepare_destination(StartHandles handles, std::vector<memory::RamBlock> blocks) {
+    std::optional<engine::PostcopyMeans> postcopy;
+    if (start_.postcopy) {
+        std::vector<memory::RamBlockInfo> infos;
+        infos.reserve(blocks.size());
+        for (const auto& block : blocks) {
+            infos.push_back(block.info());
+        }
+        auto pages = memory::PageMap::map(infos, handles.page_map);
+        if (!pages) {
+            return std::unexpected(std::move(pages.error()));
+        }
+        auto faults = memory::FaultRegions::make(std::move(handles.faults), blocks);
+        if (!faults) {
+            return std::unexpected(std::move(faults.error()));
+        }
+        postcopy =
+            engine::PostcopyMeans{.pages = std::move(*pages), .faults = std::move(*faults), .vcpu_threads = start_.vcpu_threads};
+    }
+    auto options = options_of(start_);
     options.session = {}; // whichever source comes first; the engine looks at the sessions of later ones
     options.epoch = 0;
     std::optional<engine::Unsettled> unsettled;
-    if (start.settle) {
-        unsettled = engine::Unsettled{.session = start.session, .epoch = start.epoch, .ran = start.guest_runs};
+    if (start_.again) {
+        unsettled = engine::Unsettled{
+            .session = start_.session, .epoch = start_.epoch, .ran = start_.guest_runs, .postcopy = start_.postcopy};
     }
     destination_ = std::make_unique<engine::Destination>(
-        engine::DestinationConfig{.blocks = std::move(blocks),
-                                  .candidates = std::move(candidates_),
-                                  .options = options,
-                                  .page = page_,
-                                  .unsettled = unsettled,
-                                  .accepted =
-                                      [this](const transport::SessionId& session, std::uint32_t epoch) {
-                                          std::ignore = link_.send(
-                                              {{"type", "accepted"}, {"session", session_text(session)}, {"epoch", epoch}});
-                                      },
-                                  .tell = [this](const engine::TransportUse& use) { report_transport(use); },
-                                  .turned_away = [](const Error& error) { spdlog::warn("turned away: {}", error.to_string()); }},
+        engine::DestinationConfig{
+            .blocks = std::move(blocks), // its elements stay where they are: faults point to them
+            .reception = {.candidates = std::move(candidates_),
+                          .options = options,
+                          .tell = [this](const engine::TransportUse& use) { report_transport(use); },
+                          .turned_away = [](const Error& error) { spdlog::warn("turned away: {}", error.to_string()); }},
+            .page = page_,
+            .postcopy = std::move(postcopy),
+            .unsettled = unsettled,
+            .accepted =
+                [this](const transport::SessionId& session, std::uint32_t epoch) {
+                    std::ignore = link_.send({{"type", "accepted"}, {"session", session_text(session)}, {"epoch", epoch}});
+                }},
         port_, *machine_);
     const auto uris = destination_->listen();
     if (!uris) {
@@ -301,8 +314,8 @@ void Mover::start_engine() {
 }
 
 Result<void> Mover::run_engine() {
-    if (settlement_) {
-        return settlement_->run();
+    if (recovery_) {
+        return recovery_->run();
     }
     return source_ ? source_->run() : destination_->run();
 }
@@ -312,11 +325,44 @@ void Mover::cancel_engine() {
     if (source_) {
         source_->cancel();
     }
-    if (settlement_) {
-        settlement_->cancel();
+    if (recovery_) {
+        recovery_->cancel();
     }
     if (destination_) {
         destination_->cancel();
+    }
+}
+
+void Mover::pause_engine() {
+    if (source_) {
+        source_->pause();
+    }
+    if (recovery_) {
+        recovery_->pause();
+    }
+    if (destination_) {
+        destination_->pause();
+    }
+}
+
+// migrate-recover: besides where it listens already.
+void Mover::listen_also(const LinkMessage& message) {
+    json answer{{"type", "listening"}, {"id", message.number("id")}};
+    const auto wanted = read_uris(message.body, "uris", most_candidates);
+    auto uris = destination_ && !wanted.empty()
+                    ? destination_->listen_also(candidates_of(wanted))
+                    : Result<std::vector<std::string>>{std::unexpect, make_error(ErrorCode::invalid_argument, "listen", "mover",
+                                                                                 "only a destination listens, and on something")};
+    if (uris) {
+        for (const auto& uri : *uris) {
+            spdlog::info("destination: listening on {} too", uri);
+        }
+        answer["uris"] = *uris;
+    } else {
+        answer["error"] = to_json(uris.error());
+    }
+    if (const auto sent = link_.send(answer); !sent) {
+        spdlog::error("{}", sent.error().to_string());
     }
 }
 
@@ -351,8 +397,17 @@ Result<void> Mover::take_message() {
     if (!*message) {
         return {};
     }
-    if ((*message)->text("type") == "cancel") {
+    const std::string type = (*message)->text("type");
+    if (type == "cancel") {
         cancel_engine();
+    } else if (type == "pause") {
+        pause_engine();
+    } else if (type == "start-postcopy") {
+        if (source_) {
+            source_->start_postcopy();
+        }
+    } else if (type == "listen") {
+        listen_also(**message);
     } else {
         port_.deliver(std::move(**message));
     }

@@ -6,12 +6,13 @@
 #include "engine/candidates.h"
 #include "engine/control_page.h"
 #include "engine/destination.h"
-#include "engine/settlement.h"
+#include "engine/recovery.h"
 #include "engine/source.h"
 #include "hypervisor/link/link.h"
 #include "hypervisor/link/messages.h"
 #include "hypervisor/mover/discards.h"
 #include "hypervisor/mover/monitor_port.h"
+#include "hypervisor/mover/start_handles.h"
 #include "statemachine/machine.h"
 
 #include <memory>
@@ -34,13 +35,14 @@ public:
 
 private:
     Result<void> prepare();
-    Result<void> load_transports(const MoverStart& start);
-    Result<void> prepare_source(MoverStart& start, memory::TrackingHandles handles, std::vector<memory::RamBlock> blocks);
-    Result<void> prepare_destination(MoverStart& start, std::vector<memory::RamBlock> blocks);
-    Result<std::vector<memory::RamBlock>> map_blocks(const MoverStart& start, std::span<Fd> files);
+    Result<void> load_transports();
+    [[nodiscard]] std::vector<engine::Candidate> candidates_of(const std::vector<std::string>& uris) const;
+    Result<void> prepare_source(memory::TrackingHandles handles, std::vector<memory::RamBlock> blocks);
+    Result<void> prepare_destination(StartHandles handles, std::vector<memory::RamBlock> blocks);
+    Result<std::vector<memory::RamBlock>> map_blocks(std::span<Fd> files);
     Result<void> map_control_page(const Fd& memory);
-    Result<void> prepare_settlement(const MoverStart& start);
-    [[nodiscard]] engine::PeerConfig peer_of(const MoverStart& start);
+    Result<void> prepare_recovery(std::vector<memory::RamBlock> blocks);
+    [[nodiscard]] engine::PeerConfig peer_of();
     void report_transport(const engine::TransportUse& use);
     void start_engine();
     Result<void> run_engine();
@@ -48,6 +50,8 @@ private:
     Result<void> take_message();
     Result<void> report_states();
     void cancel_engine();
+    void pause_engine();
+    void listen_also(const LinkMessage& message);
 
     Link link_;
     MonitorPort port_;
@@ -57,8 +61,9 @@ private:
     std::mutex report_mutex_; // one takes events at a time, and sends them before another takes the next
     std::optional<statemachine::Machine> machine_;
     std::unique_ptr<engine::Source> source_;
-    std::unique_ptr<engine::Settlement> settlement_; // instead of source_
+    std::unique_ptr<engine::Recovery> recovery_; // instead of source_
     std::unique_ptr<engine::Destination> destination_;
+    MoverStart start_;
     std::vector<engine::Candidate> candidates_;
     std::size_t attempts_logged_ = 0; // of report_transport()
     Fd done_;                         // eventfd: the engine's thread has ended

@@ -81,6 +81,7 @@ Result<std::vector<std::byte>> encode(const Message& message) {
                                                   std::string{Kind<M>::name}, writer.problem())};
             }
             static_assert(header_bytes + max_payload + 4 <= PF_CONTROL_MAX);
+            static_assert(header_bytes + 16 + max_words * sizeof(std::uint64_t) <= PF_CONTROL_MAX);
             static_assert(header_bytes + 9 + max_ranges * range_bytes <= PF_CONTROL_MAX);
             static_assert(header_bytes + 4 + max_blocks * (22 + max_name) <= PF_CONTROL_MAX);
             std::vector<std::byte> bytes;

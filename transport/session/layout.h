@@ -97,6 +97,32 @@ struct Kind<Heartbeat> {
     static constexpr std::string_view name = "Heartbeat";
 };
 
+template <>
+struct Kind<Missing> {
+    static constexpr std::uint16_t type = 18;
+    static constexpr std::string_view name = "Missing";
+};
+template <>
+struct Kind<PullLimit> {
+    static constexpr std::uint16_t type = 19;
+    static constexpr std::string_view name = "PullLimit";
+};
+template <>
+struct Kind<PullProgress> {
+    static constexpr std::uint16_t type = 20;
+    static constexpr std::string_view name = "PullProgress";
+};
+template <>
+struct Kind<Resume> {
+    static constexpr std::uint16_t type = 21;
+    static constexpr std::string_view name = "Resume";
+};
+template <>
+struct Kind<Received> {
+    static constexpr std::uint16_t type = 22;
+    static constexpr std::string_view name = "Received";
+};
+
 template <class M, class T>
 concept Is = std::same_as<std::remove_const_t<M>, T>;
 
@@ -211,6 +237,37 @@ template <class Wire, class M>
     requires Is<M, RamFinal>
 void layout(Wire& wire, M& m) {
     wire.integer(m.device_state_bytes, "bytes of device state");
+    boolean(wire, m.postcopy, "postcopy");
+}
+
+template <class Wire, class M>
+    requires Is<M, Missing>
+void layout(Wire& wire, M& m) {
+    wire.integer(m.block, "block number");
+    wire.integer(m.first_page, "first page");
+    wire.array(m.words, max_words, sizeof(std::uint64_t), "words",
+               [](Wire& one, auto& word) { one.integer(word, "word of pages"); });
+}
+
+template <class Wire, class M>
+    requires Is<M, PullLimit>
+void layout(Wire& wire, M& m) {
+    wire.integer(m.bytes_per_second, "bytes per second");
+}
+
+template <class Wire, class M>
+    requires Is<M, PullProgress>
+void layout(Wire& wire, M& m) {
+    wire.integer(m.missing, "bytes missing");
+    wire.integer(m.pulled, "bytes pulled");
+    wire.integer(m.requests, "requests");
+}
+
+template <class Wire, class M>
+    requires Is<M, Resume>
+void layout(Wire& wire, M& m) {
+    boolean(wire, m.runs, "runs");
+    wire.integer(m.missing, "bytes missing");
 }
 
 template <class Wire, class M>

@@ -12,6 +12,12 @@
 //   S Switchover: the guest is stopped; device state that follows is held back by D
 //   S RamFinal after the last fence: RAM and device state are complete → D loads → D DeviceLoaded
 //   S Permit: from here on S never runs by itself → D runs → D Running → S Goodbye
+// Postcopy differs from the switchover on:
+//   S Switchover, last pushes of device state's pages, S Missing… (pages that D has not, or not as they are now), S RamFinal
+//   D pulls from here on; D DeviceLoaded → S Permit → D Running; S PullLimit when it changes, D PullProgress now and then
+//   D Received: it has everything → S Goodbye
+// A later connection of a session that is not settled:
+//   S Hello → D HelloReply → S RamTable → D Resume → (Permit, Running where the guest does not run yet) → as before
 //   either: Failure (with text) at any time; Heartbeat when nothing else was said for a while
 #pragma once
 
@@ -34,6 +40,7 @@ inline constexpr std::size_t max_name = 255;            // bytes in a RAM block 
 inline constexpr std::size_t max_blocks = 128;          // RAM blocks in a table
 inline constexpr std::size_t max_ranges = 2048;         // ranges in one message
 inline constexpr std::size_t max_payload = 60UL * 1024; // bytes of device state in one message
+inline constexpr std::size_t max_words = 7680;          // words of a bitmap in one message: 1920 MiB of RAM in pages of 4 KiB
 inline constexpr std::size_t max_text = 2048;           // bytes in a text for people
 
 enum class Role : std::uint8_t { source = 1, destination = 2 };
@@ -41,6 +48,8 @@ enum class Role : std::uint8_t { source = 1, destination = 2 };
 // Feature bits of Hello and HelloReply. A destination that waits for a migration does not know this one: it answers without it,
 // and what follows turns the prober away as any stranger.
 inline constexpr std::uint64_t feature_probe = std::uint64_t{1} << 63U; // a probe of the connection, no migration
+
+inline constexpr std::uint64_t feature_postcopy = std::uint64_t{1} << 0U; // the migration may be switched to postcopy
 
 struct Range {
     std::uint64_t offset = 0; // bytes
@@ -108,6 +117,7 @@ struct Switchover {
 };
 struct RamFinal {
     std::uint64_t device_state_bytes = 0;
+    bool postcopy = false; // what Missing said is still to be pulled
     bool operator==(const RamFinal&) const = default;
 };
 struct DeviceLoaded {
@@ -131,9 +141,37 @@ struct Failure {
 struct Heartbeat {
     bool operator==(const Heartbeat&) const = default;
 };
+// Pages of a block that the destination has to pull: bit N of word W is page first_page + 64 * W + N. What no message names it
+// has.
+struct Missing {
+    std::uint32_t block = 0;
+    std::uint64_t first_page = 0;
+    std::vector<std::uint64_t> words;
+    bool operator==(const Missing&) const = default;
+};
+struct PullLimit {
+    std::uint64_t bytes_per_second = 0; // of pulls that no fault waits for; 0: none
+    bool operator==(const PullLimit&) const = default;
+};
+struct PullProgress {
+    std::uint64_t missing = 0;  // bytes
+    std::uint64_t pulled = 0;   // bytes in all
+    std::uint64_t requests = 0; // pages that were pulled for a fault
+    bool operator==(const PullProgress&) const = default;
+};
+// What the destination says of itself at a later connection of a session.
+struct Resume {
+    bool runs = false;         // the guest runs here; if not, it waits for a permit
+    std::uint64_t missing = 0; // bytes to be pulled
+    bool operator==(const Resume&) const = default;
+};
+struct Received {
+    bool operator==(const Received&) const = default;
+};
 
-using Message = std::variant<Hello, HelloReply, RamTable, DataExtents, Discard, DiscardDone, RoundEnd, DeviceState, Switchover,
-                             RamFinal, DeviceLoaded, Permit, Running, Goodbye, Failure, Heartbeat>;
+using Message =
+    std::variant<Hello, HelloReply, RamTable, DataExtents, Discard, DiscardDone, RoundEnd, DeviceState, Switchover, RamFinal,
+                 DeviceLoaded, Permit, Running, Goodbye, Failure, Heartbeat, Missing, PullLimit, PullProgress, Resume, Received>;
 
 // "RamTable": for errors and logs.
 std::string_view name_of(const Message& message);

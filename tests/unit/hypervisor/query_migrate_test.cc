@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include <array>
+#include <limits>
 #include <set>
 #include <thread>
 
@@ -125,10 +126,11 @@ TEST_F(QueryMigrate, EveryOtherStateIsUnderWay) {
     for (std::size_t number = 0; number < statemachine::status_count; ++number) {
         const auto status = static_cast<Status>(number);
         const json answer = ask(status);
+        const bool in_postcopy = statemachine::name_of(status).starts_with("postcopy");
         const bool under_way = status != Status::none && status != Status::setup && status != Status::completed &&
-                               status != Status::failed && status != Status::cancelled;
+                               status != Status::failed && status != Status::cancelled && !in_postcopy;
         EXPECT_EQ(answer.contains("expected-downtime"), under_way) << statemachine::name_of(status);
-        EXPECT_EQ(answer.contains("downtime"), status == Status::completed) << statemachine::name_of(status);
+        EXPECT_EQ(answer.contains("downtime"), status == Status::completed || in_postcopy) << statemachine::name_of(status);
         EXPECT_EQ(answer.value("status", "none"), statemachine::name_of(status));
     }
 }
@@ -183,6 +185,19 @@ TEST_F(QueryMigrate, TheErrorIsShownOnEitherSide) {
     }
     EXPECT_FALSE(ask(Status::failed).contains("error-desc"));
     EXPECT_EQ(query_migrate({.error = "of before"}), json::object()); // none: there is nothing to be wrong
+}
+
+TEST_F(QueryMigrate, TheErrorOfALossIsShownUntilARecoveryHasConnected) {
+    for (const Side side : {Side::source, Side::destination}) {
+        const auto shown_in = [&](Status status) {
+            return query_migrate({.side = side, .status = status, .error = "the peer is gone"}).contains("error-desc");
+        };
+        EXPECT_TRUE(shown_in(Status::postcopy_paused));
+        EXPECT_TRUE(shown_in(Status::postcopy_recover_setup));
+        EXPECT_FALSE(shown_in(Status::postcopy_recover));
+        EXPECT_FALSE(shown_in(Status::postcopy_active));
+        EXPECT_FALSE(shown_in(Status::completed));
+    }
 }
 
 TEST_F(QueryMigrate, BlockedReasonsAreShownInEveryState) {
@@ -262,6 +277,153 @@ TEST_F(QueryMigrate, SetupTimeIsRoundedDown) {
         progress.setup_us = microseconds;
         EXPECT_EQ(ask(Status::active)["setup-time"], expected) << microseconds;
     }
+}
+
+class QueryPostcopy : public QueryMigrate {
+protected:
+    void SetUp() override {
+        QueryMigrate::SetUp();
+        postcopy.requests = 12;
+        postcopy.request_bytes = 12 * 4096;
+        postcopy.bytes = 10 * mib;
+        postcopy.faults = 20;
+        postcopy.latency_ns = 1'000'100;
+        postcopy.latency_faults = 10;
+        postcopy.blocked_ns = 7'999'999;
+        postcopy.other_faults = 2;
+        postcopy.other_latency_ns = 801;
+        postcopy.vcpus = 3;
+        postcopy.latency[5] = 8; // [32, 64) microseconds
+        postcopy.latency[9] = 2;
+        postcopy.vcpu[0].blocked_ns = 5'000'000;
+        postcopy.vcpu[0].faults = 4;
+        postcopy.vcpu[0].latency_ns = 4'003;
+        postcopy.vcpu[2].blocked_ns = 999'999;
+        postcopy.vcpu[2].faults = 1;
+        postcopy.vcpu[2].latency_ns = 77;
+    }
+    [[nodiscard]] json ask_side(Side side, Status status, bool blocktime = false) const {
+        return query_migrate({.side = side,
+                              .status = status,
+                              .total_time = milliseconds{2000},
+                              .progress = &progress,
+                              .postcopy = &postcopy,
+                              .postcopy_blocktime = blocktime});
+    }
+    engine::Postcopy postcopy;
+};
+
+TEST_F(QueryPostcopy, TheSourceCountsWhatWasPulled) {
+    for (const Status status : {Status::postcopy_active, Status::postcopy_paused, Status::completed}) {
+        const json figures = ask_side(Side::source, status)["ram"];
+        EXPECT_EQ(figures["postcopy-requests"], 12);
+        EXPECT_EQ(figures["postcopy-bytes"], 10 * mib);
+        EXPECT_EQ(figures["precopy-bytes"], 45 * mib);
+        EXPECT_EQ(figures["downtime-bytes"], 5 * mib);
+        EXPECT_EQ(figures["multifd-bytes"], 50 * mib) << "what lanes pushed";
+        EXPECT_EQ(figures["transferred"], 60 * mib + 12'345);
+        EXPECT_EQ(figures["normal-bytes"], 60 * mib);
+        EXPECT_EQ(figures["normal"], 60 * mib / 4096);
+        EXPECT_EQ(figures["remaining"], status == Status::completed ? 0 : 30 * mib);
+    }
+}
+
+TEST_F(QueryPostcopy, BothSidesHaveWhatIsOurs) {
+    json answer = ask_side(Side::source, Status::postcopy_active)["x-pageferry-postcopy"];
+    EXPECT_EQ(answer, (json{{"requests", 12}, {"bytes", 10 * mib}, {"missing", 30 * mib}}));
+    for (const Status status : {Status::postcopy_device, Status::postcopy_active, Status::postcopy_paused,
+                                Status::postcopy_recover, Status::completed}) {
+        const json whole = ask_side(Side::destination, status);
+        EXPECT_EQ(names_of(whole), (Names{"status", "x-pageferry-postcopy"})) << "as QEMU, and ours";
+        answer = whole["x-pageferry-postcopy"];
+        EXPECT_EQ(names_of(answer), (Names{"requests", "request-bytes", "bytes", "missing", "latency"}));
+        EXPECT_EQ(answer["request-bytes"], 12 * 4096);
+        EXPECT_EQ(answer["missing"], status == Status::completed ? 0 : 30 * mib);
+        const json& latency = answer["latency"];
+        ASSERT_EQ(latency["dist"].size(), engine::Postcopy::buckets);
+        EXPECT_EQ(latency["dist"][5], 8);
+        EXPECT_EQ(latency["dist"][9], 2);
+        EXPECT_EQ(latency["p50-us"], 52.0) << "the fifth of eight in [32, 64)";
+        EXPECT_EQ(latency["p99-us"], 998.4) << "rank 9.9 of ten, in [512, 1024)";
+    }
+    EXPECT_FALSE(ask(Status::completed).contains("x-pageferry-postcopy")) << "a precopy";
+}
+
+TEST_F(QueryPostcopy, BlocktimeIsShownWhereQemuDoes) {
+    const Names qemus{"postcopy-blocktime",    "postcopy-vcpu-blocktime", "postcopy-latency",
+                      "postcopy-latency-dist", "postcopy-vcpu-latency",   "postcopy-non-vcpu-latency"};
+    for (const Side side : {Side::source, Side::destination}) {
+        for (std::size_t number = 0; number < statemachine::status_count; ++number) {
+            const auto status = static_cast<Status>(number);
+            for (const bool blocktime : {false, true}) {
+                const json answer = ask_side(side, status, blocktime);
+                for (const auto& name : qemus) {
+                    EXPECT_EQ(answer.contains(name), side == Side::destination && status == Status::completed && blocktime)
+                        << name << " " << statemachine::name_of(status);
+                }
+            }
+        }
+    }
+    const json answer = ask_side(Side::destination, Status::completed, true);
+    EXPECT_EQ(answer["postcopy-blocktime"], 7) << "ms";
+    EXPECT_EQ(answer["postcopy-vcpu-blocktime"], json({5, 0, 0}));
+    EXPECT_EQ(answer["postcopy-latency"], 100'010) << "ns";
+    EXPECT_EQ(answer["postcopy-vcpu-latency"], json({1000, 0, 77}));
+    EXPECT_EQ(answer["postcopy-non-vcpu-latency"], 400);
+    ASSERT_EQ(answer["postcopy-latency-dist"].size(), 24U);
+    EXPECT_EQ(answer["postcopy-latency-dist"][5], 8);
+    const json precopied = query_migrate(
+        {.side = Side::destination, .status = Status::completed, .progress = &progress, .postcopy_blocktime = true});
+    EXPECT_EQ(names_of(precopied), (Names{"status"}));
+}
+
+TEST_F(QueryPostcopy, WithoutAFaultThereIsNoLatency) {
+    const engine::Postcopy none;
+    const json answer = query_migrate({.side = Side::destination,
+                                       .status = Status::completed,
+                                       .progress = &progress,
+                                       .postcopy = &none,
+                                       .postcopy_blocktime = true});
+    EXPECT_EQ(answer["postcopy-latency"], 0);
+    EXPECT_EQ(answer["postcopy-non-vcpu-latency"], 0);
+    EXPECT_EQ(answer["postcopy-vcpu-latency"], json::array());
+    EXPECT_EQ(answer["postcopy-vcpu-blocktime"], json::array());
+    EXPECT_EQ(names_of(answer["x-pageferry-postcopy"]["latency"]), (Names{"dist"}));
+}
+
+TEST_F(QueryPostcopy, WithoutFiguresOfProgressWhatIsMissingIsNotKnown) {
+    const json answer = query_migrate({.side = Side::destination, .status = Status::postcopy_paused, .postcopy = &postcopy});
+    EXPECT_FALSE(answer["x-pageferry-postcopy"].contains("missing"));
+}
+
+TEST(QueryMigrateOfAMadMover, FiguresOfPostcopyAtTheirEnd) {
+    constexpr std::uint64_t most = std::numeric_limits<std::uint64_t>::max();
+    engine::Progress progress;
+    progress.ram_transferred = most;
+    progress.device_bytes = most;
+    engine::Postcopy postcopy;
+    postcopy.bytes = most;
+    postcopy.blocked_ns = most;
+    postcopy.vcpus = most;
+    for (auto& bucket : postcopy.latency) {
+        bucket = most;
+    }
+    for (auto& vcpu : postcopy.vcpu) {
+        vcpu.blocked_ns = most;
+        vcpu.faults = 1;
+        vcpu.latency_ns = most;
+    }
+    const json source = query_migrate({.status = statemachine::Status::completed, .progress = &progress, .postcopy = &postcopy});
+    EXPECT_EQ(source["ram"]["transferred"], most);
+    const json answer = query_migrate({.side = Side::destination,
+                                       .status = Status::completed,
+                                       .progress = &progress,
+                                       .postcopy = &postcopy,
+                                       .postcopy_blocktime = true});
+    EXPECT_EQ(answer["postcopy-vcpu-latency"].size(), engine::Postcopy::most_vcpus);
+    EXPECT_EQ(answer["postcopy-vcpu-latency"].back(), most);
+    EXPECT_EQ(answer["postcopy-blocktime"], std::numeric_limits<std::uint32_t>::max()) << "QEMU's type is smaller";
+    EXPECT_EQ(answer["x-pageferry-postcopy"]["latency"]["dist"].back(), most);
 }
 
 TEST(QueryMigrateOfAMadMover, PageCountsDoNotWrapAround) {

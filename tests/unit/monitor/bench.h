@@ -63,6 +63,8 @@ public:
     statemachine::Status now = statemachine::Status::none;
     bool native = false;
     bool hold = false;
+    std::string hold_refusal;     // of cont and stop
+    std::string postcopy_refusal; // why this host cannot do it
     bool refuse_native = false;
     std::vector<std::string> asked;
     std::function<void(Reply)> on_migrate; // default: success at once
@@ -91,8 +93,17 @@ public:
     }
     void migrate_start_postcopy(Reply reply) override { note("migrate-start-postcopy", reply); }
     [[nodiscard]] json query_migrate() const override { return {{"status", "fake"}}; }
-    bool hold_run_state(bool run) override {
+    [[nodiscard]] Result<void> postcopy_possible() const override {
+        if (!postcopy_refusal.empty()) {
+            return refuse_with(postcopy_refusal);
+        }
+        return {};
+    }
+    Result<bool> hold_run_state(bool run) override {
         asked.emplace_back(run ? "cont" : "stop");
+        if (!hold_refusal.empty()) {
+            return refuse_with(hold_refusal);
+        }
         return hold;
     }
     void begin_native(bool incoming, Reply reply) override {

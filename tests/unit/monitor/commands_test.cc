@@ -249,6 +249,74 @@ TEST_F(Commands, ContAndStopAreHeldOrPassedOn) {
     EXPECT_TRUE(passed);
     service.hold = true;
     EXPECT_EQ(run("cont", {{"x", 1}}), json(nullptr)) << "QEMU's own refusal";
+    service.hold_refusal = "Migration is not finalized yet";
+    EXPECT_EQ(error("cont"), service.hold_refusal);
+    EXPECT_FALSE(passed);
+    EXPECT_EQ(run("cont", {{"x", 1}}), json(nullptr));
+}
+
+TEST_F(Commands, APauseGivesUpAnAttemptToConnectAgainToo) {
+    const std::string refusal = "migrate-pause is currently only supported during postcopy-active or postcopy-recover state";
+    for (std::size_t number = 0; number < statemachine::status_count; ++number) {
+        service.now = static_cast<Status>(number);
+        const bool taken = service.now == Status::postcopy_active || service.now == Status::postcopy_recover ||
+                           service.now == Status::postcopy_recover_setup;
+        EXPECT_EQ(error("migrate-pause"), taken ? "" : refusal) << statemachine::name_of(service.now);
+    }
+    EXPECT_EQ(service.asked, (std::vector<std::string>(3, "migrate-pause")));
+}
+
+TEST_F(Commands, PostcopyStartsInAMigrationThatHasBegun) {
+    EXPECT_EQ(error("migrate-start-postcopy"), "Enable postcopy with migrate_set_capability before the start of migration");
+    EXPECT_EQ(run("migrate-set-capabilities", {{"capabilities", {{{"capability", "postcopy-ram"}, {"state", true}}}}}), done);
+    EXPECT_EQ(error("migrate-start-postcopy"), "Postcopy must be started after migration has been started");
+    service.at = Side::destination;
+    service.now = Status::active;
+    EXPECT_EQ(error("migrate-start-postcopy"), "Postcopy must be started after migration has been started")
+        << "the incoming one does not count";
+    service.at = Side::source;
+    for (const Status status : {Status::setup, Status::active, Status::pre_switchover, Status::device}) {
+        service.now = status;
+        service.asked.clear();
+        EXPECT_EQ(run("migrate-start-postcopy"), done);
+        EXPECT_EQ(service.asked, (std::vector<std::string>{"migrate-start-postcopy"}));
+    }
+    service.asked.clear();
+    for (const Status status :
+         {Status::postcopy_device, Status::postcopy_active, Status::postcopy_paused, Status::postcopy_recover_setup,
+          Status::postcopy_recover, Status::completed, Status::failed, Status::cancelled}) {
+        service.now = status;
+        EXPECT_EQ(run("migrate-start-postcopy"), done) << "too late is no error";
+    }
+    EXPECT_TRUE(service.asked.empty());
+}
+
+TEST_F(Commands, WhatTheDestinationAgreedToListenWithStays) {
+    const auto set = [](const char* name, bool on) { return json{{"capabilities", {{{"capability", name}, {"state", on}}}}}; };
+    service.at = Side::destination;
+    EXPECT_EQ(run("migrate-set-capabilities", set("multifd", true)), done);
+    EXPECT_EQ(run("migrate-incoming", {{"uri", "tcp:h:1"}}), done);
+    EXPECT_EQ(run("migrate-set-capabilities", set("multifd", true)), done) << "it is on already";
+    EXPECT_EQ(run("migrate-set-capabilities", set("multifd", false)), done);
+    EXPECT_EQ(error("migrate-set-capabilities", set("multifd", true)), "Multifd must be set before incoming starts");
+    EXPECT_EQ(run("migrate-set-capabilities", set("postcopy-ram", true)), done);
+    EXPECT_EQ(error("migrate-set-capabilities", set("postcopy-preempt", true)),
+              "Postcopy preempt must be set before incoming starts");
+    service.at = Side::source; // the guest has come in
+    EXPECT_EQ(run("migrate-set-capabilities", set("postcopy-preempt", true)), done);
+}
+
+TEST_F(Commands, ADestinationSaysWhyItCannotDoPostcopy) {
+    const json on = {{"capabilities", {{{"capability", "postcopy-ram"}, {"state", true}}}}};
+    service.postcopy_refusal = "Userfaultfd not available: Operation not permitted";
+    EXPECT_EQ(run("migrate-set-capabilities", on), done) << "a source needs nothing for it";
+    EXPECT_EQ(run("migrate-set-capabilities", {{"capabilities", {{{"capability", "postcopy-ram"}, {"state", false}}}}}), done);
+    service.at = Side::destination;
+    EXPECT_EQ(error("migrate-set-capabilities", on),
+              "Postcopy is not supported: Userfaultfd not available: Operation not permitted");
+    EXPECT_FALSE(capabilities.on("postcopy-ram"));
+    service.postcopy_refusal.clear();
+    EXPECT_EQ(run("migrate-set-capabilities", on), done);
 }
 
 TEST_F(Commands, QueriesTakeNoArgumentsAndParametersAreAnnounced) {

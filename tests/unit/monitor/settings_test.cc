@@ -55,15 +55,53 @@ TEST(Capabilities, WhatIsImplementedIsSwitched) {
 }
 
 TEST(Capabilities, WhatIsNotImplementedIsRefusedByNameAndNothingChanges) {
-    for (const char* name : {"xbzrle", "auto-converge", "postcopy-ram", "x-colo", "release-ram", "dirty-bitmaps",
-                             "postcopy-blocktime", "x-ignore-shared", "validate-uuid", "background-snapshot", "zero-copy-send",
-                             "postcopy-preempt", "dirty-limit", "mapped-ram", "zero-blocks", "compress", "block"}) {
+    for (const char* name :
+         {"xbzrle", "auto-converge", "x-colo", "release-ram", "dirty-bitmaps", "x-ignore-shared", "validate-uuid",
+          "background-snapshot", "zero-copy-send", "dirty-limit", "mapped-ram", "zero-blocks", "compress", "block"}) {
         Capabilities capabilities;
         EXPECT_EQ(refusal(capabilities, switches({{"events", true}, {name, true}})),
                   "Pageferry does not implement the capability '" + std::string{name} + "'");
         EXPECT_FALSE(capabilities.on("events")) << name;
         EXPECT_EQ(refusal(capabilities, switches({{name, false}})), "") << name;
     }
+}
+
+TEST(Capabilities, PostcopyGoesWithAllThatIsImplemented) {
+    Capabilities capabilities;
+    EXPECT_EQ(refusal(capabilities, switches({{"postcopy-ram", true}, {"postcopy-blocktime", true}, {"multifd", true}})), "");
+    EXPECT_TRUE(capabilities.on("postcopy-ram") && capabilities.on("postcopy-blocktime") && capabilities.on("multifd"));
+    EXPECT_EQ(refusal(capabilities, switches({{"postcopy-ram", false}})), "");
+    EXPECT_TRUE(capabilities.on("postcopy-blocktime")) << "QEMU takes it alone";
+}
+
+TEST(Capabilities, PreemptRequiresPostcopyInQemusWords) {
+    Capabilities capabilities;
+    const std::string refused = "Postcopy preempt requires postcopy-ram";
+    EXPECT_EQ(refusal(capabilities, switches({{"postcopy-preempt", true}})), refused);
+    EXPECT_EQ(refusal(capabilities, switches({{"postcopy-preempt", true}, {"postcopy-ram", true}})), "")
+        << "whatever their order";
+    EXPECT_EQ(refusal(capabilities, switches({{"postcopy-ram", false}})), refused);
+    EXPECT_TRUE(capabilities.on("postcopy-ram"));
+    EXPECT_EQ(refusal(capabilities, switches({{"postcopy-ram", false}, {"postcopy-preempt", false}})), "");
+}
+
+TEST(Capabilities, LibvirtsListIsAccepted) { // it sets each one that it knows, on or off
+    Capabilities capabilities;
+    EXPECT_EQ(refusal(capabilities, switches({{"xbzrle", false},
+                                              {"auto-converge", false},
+                                              {"rdma-pin-all", false},
+                                              {"postcopy-ram", true},
+                                              {"compress", false},
+                                              {"pause-before-switchover", true},
+                                              {"late-block-activate", true},
+                                              {"multifd", false},
+                                              {"dirty-bitmaps", false},
+                                              {"return-path", true},
+                                              {"zero-copy-send", false},
+                                              {"postcopy-preempt", true},
+                                              {"switchover-ack", true}})),
+              "");
+    EXPECT_TRUE(capabilities.on("postcopy-preempt"));
 }
 
 TEST(Capabilities, MalformedListsGetQemusWords) {
@@ -105,6 +143,9 @@ TEST(Parameters, HaveQemusDefaults) {
     EXPECT_EQ(all["zero-page-detection"], "multifd");
     EXPECT_EQ(all["x-pageferry-dead-peer-timeout"], 10000);
     EXPECT_EQ(all["x-pageferry-connect-timeout"], 30000);
+    EXPECT_EQ(all["x-pageferry-recover-attempts"], 0);
+    EXPECT_EQ(all["x-pageferry-recover-backoff"], 1000);
+    EXPECT_EQ(all["x-pageferry-recover-time-limit"], 0);
     EXPECT_EQ(parameters.downtime_limit(), std::chrono::milliseconds{300});
     EXPECT_EQ(parameters.announce().rounds, 5U);
 }
@@ -129,6 +170,24 @@ TEST(Parameters, AreSetAllOrNone) {
     EXPECT_EQ(parameters.max_bandwidth(), std::uint64_t{1} << 63);
     EXPECT_EQ(refusal(parameters, {{"max-bandwidth", -1}}), "") << "as QEMU: the greatest number";
     EXPECT_EQ(parameters.max_bandwidth(), ~std::uint64_t{0});
+}
+
+TEST(Parameters, AutomaticRecoveryHasItsRanges) {
+    Parameters parameters;
+    EXPECT_EQ(refusal(parameters, {{"x-pageferry-recover-attempts", 1000},
+                                   {"x-pageferry-recover-backoff", 10},
+                                   {"x-pageferry-recover-time-limit", 86400000}}),
+              "");
+    EXPECT_EQ(parameters.recover_attempts(), 1000U);
+    EXPECT_EQ(parameters.recover_backoff(), std::chrono::milliseconds{10});
+    EXPECT_EQ(parameters.recover_time_limit(), std::chrono::hours{24});
+    EXPECT_EQ(refusal(parameters, {{"x-pageferry-recover-attempts", 1001}}),
+              "Option x-pageferry-recover-attempts expects an integer in the range of 0 to 1000");
+    EXPECT_EQ(refusal(parameters, {{"x-pageferry-recover-backoff", 9}}),
+              "Option x-pageferry-recover-backoff expects an integer in the range of 10 to 600000 ms");
+    EXPECT_EQ(refusal(parameters, {{"x-pageferry-recover-time-limit", 86400001}}),
+              "Option x-pageferry-recover-time-limit expects an integer in the range of 0 to 86400000 ms");
+    EXPECT_EQ(parameters.recover_attempts(), 1000U);
 }
 
 TEST(Parameters, FaultsGetQemusWords) {

@@ -1,0 +1,75 @@
+// The destination's RAM in a postcopy: faults are served, and over whichever connection there is everything that is missing is
+// pulled.
+//
+// Threads: the engine's, but for limit(), which any may call while there is a connection. "pf-faults" and "pf-pulls" are its own.
+#pragma once
+
+#include "base/error.h"
+#include "engine/control_page.h"
+#include "engine/postcopy/fault_server.h"
+#include "engine/postcopy/fault_stats.h"
+#include "engine/postcopy/puller.h"
+#include "memory/fault_regions.h"
+#include "memory/page_map.h"
+#include "transport/connection.h"
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace pageferry::engine {
+
+// What a destination needs to be able to take a guest by postcopy. All of it outlives the process that uses it.
+struct PostcopyMeans {
+    memory::PageMap pages;
+    memory::FaultRegions faults;
+    std::vector<std::uint32_t> vcpu_threads; // kernel's ids, in the order of the virtual processors; may be empty
+};
+
+class PageReceiver {
+public:
+    // changed: told, on one of its threads, when complete() or error() may have changed.
+    PageReceiver(std::span<const memory::RamBlock> blocks, PostcopyMeans means, ControlPage& page, std::function<void()> changed);
+    ~PageReceiver();
+    PageReceiver(const PageReceiver&) = delete;
+    PageReceiver& operator=(const PageReceiver&) = delete;
+
+    [[nodiscard]] memory::PageMap& pages() { return means_.pages; }
+
+    // Faults on the blocks that miss pages wait from here on; who has such a page mapped has to drop it afterwards.
+    Result<void> arm();
+    // Faults are served.
+    void start();
+    // Both, in the place of a process that died: also for those whose faults it had read and not served.
+    Result<void> take_over();
+    // Pulls over this connection, on which the memory was added; numbers: its number of each block.
+    void connect(transport::Connection& connection, std::vector<std::uint32_t> numbers);
+    // Before the connection goes: it is over or cancelled.
+    void disconnect();
+    void limit(std::uint64_t bytes_per_second); // of background pulls, 0: none
+
+    [[nodiscard]] bool started() const { return started_; }
+    [[nodiscard]] bool complete() const { return means_.pages.missing_bytes() == 0; }
+    [[nodiscard]] std::optional<Error> error() const;
+    // Everything is here: faults are the kernel's own business again.
+    Result<void> finish();
+
+private:
+    [[nodiscard]] PullTarget target();
+    void prepare(transport::Connection& connection, const std::vector<std::uint32_t>& numbers);
+
+    std::span<const memory::RamBlock> blocks_;
+    PostcopyMeans means_;
+    ControlPage& page_;
+    std::function<void()> changed_;
+    FaultStats stats_;
+    FaultServer server_;
+    std::unique_ptr<Puller> puller_;
+    std::uint64_t limit_ = 0;
+    bool started_ = false;
+};
+
+} // namespace pageferry::engine

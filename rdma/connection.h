@@ -67,7 +67,6 @@ private:
     std::mutex mutex_; // for add_memory(), and for a cancel() while connect() is under way
     std::atomic<State> state_{State::idle};
     std::string name_; // for describe(): set before running
-    std::atomic<bool> revoked_{false};
     std::unique_ptr<const MemoryTable> table_;
     std::atomic<const MemoryTable*> shown_{nullptr};
     std::atomic<std::uint64_t> control_bytes_{0};

@@ -77,11 +77,29 @@ void DataLanes::want_missing(const pf_extent& extent) {
 Outcome<void> DataLanes::memory_replaced(std::uint64_t round) {
     std::vector<MemoryRegion> gone; // deregistered on return: before any of them is registered again, and not under the lock
     const std::scoped_lock lock{mutex_};
-    const auto idle = [this](const Queue& queue) { return queue.free.size() == depth_; };
-    if (!std::ranges::all_of(queues_, idle)) {
+    if (!idle()) {
         return failed(make_error(ErrorCode::state, "register memory again", "bulk lanes",
                                  "pushes or pulls are under way, or their completions were not fetched"));
     }
+    forget_local(round, gone);
+    return {};
+}
+
+bool DataLanes::forget(std::uint64_t round) {
+    std::vector<MemoryRegion> gone;
+    const std::scoped_lock lock{mutex_};
+    if (!idle()) {
+        return false;
+    }
+    forget_local(round, gone);
+    return std::ranges::any_of(gone, [](const MemoryRegion& region) { return region != nullptr; });
+}
+
+bool DataLanes::idle() const {
+    return std::ranges::all_of(queues_, [this](const Queue& queue) { return queue.free.size() == depth_; });
+}
+
+void DataLanes::forget_local(std::uint64_t round, std::vector<MemoryRegion>& gone) {
     for (std::uint32_t number = 0; regions_ && number < regions_->size(); ++number) {
         Region& region = *regions_->at(number);
         region.local_asked = region.local_asked && !region.local_ready;
@@ -90,7 +108,6 @@ Outcome<void> DataLanes::memory_replaced(std::uint64_t round) {
     gone.swap(local_);
     round_ = round;
     forgotten_ = true;
-    return {};
 }
 
 void DataLanes::prepare(std::span<const pf_extent> extents) {

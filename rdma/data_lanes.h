@@ -50,6 +50,8 @@ public:
     // state: something is under way; nothing was done then. round: from which on registrations are of the pages that are there
     // now.
     Outcome<void> memory_replaced(std::uint64_t round);
+    // The same, to have less memory pinned. false: nothing was registered here, or something is under way.
+    bool forget(std::uint64_t round);
 
     // Takes the region. Nothing is taken, and the answer is what is to be registered again, where it was begun before the round.
     std::optional<Region> region_local(std::uint32_t number, MemoryRegion& region, std::uint64_t round);
@@ -107,6 +109,8 @@ private:
     bool post_fences(std::uint32_t number);
     void cover(std::span<const pf_extent> extents, bool soon);
     void want_missing(const pf_extent& extent);
+    [[nodiscard]] bool idle() const; // nothing is under way, and every completion was fetched
+    void forget_local(std::uint64_t round, std::vector<MemoryRegion>& gone);
     [[nodiscard]] bool has_room(DataLane& lane) const;
     [[nodiscard]] Queue& queue_of(OpKind kind) { return queues_[static_cast<std::size_t>(kind)]; }
 

@@ -29,7 +29,7 @@ Registrar::~Registrar() {
 
 Result<void> Registrar::add(Job job, bool soon) {
     const std::scoped_lock lock{mutex_};
-    if (stopped_) {
+    if (stopped_ || (job.for_peer && stopped_for_peer_)) {
         return std::unexpected{make_error(ErrorCode::state, "register memory", {}, "its memory was revoked")};
     }
     (soon ? soon_ : later_).push_back(std::move(job));
@@ -53,6 +53,16 @@ std::uint64_t Registrar::new_round() {
     return ++round_;
 }
 
+void Registrar::stop_for_peer() {
+    std::unique_lock lock{mutex_};
+    stopped_for_peer_ = true;
+    std::erase_if(soon_, [](const Job& job) { return job.for_peer; });
+    std::erase_if(later_, [](const Job& job) { return job.for_peer; });
+    while (busy_for_peer_ > 0) {
+        drained_.wait(lock);
+    }
+}
+
 void Registrar::stop() {
     std::unique_lock lock{mutex_};
     stopped_ = true;
@@ -60,7 +70,7 @@ void Registrar::stop() {
     later_.clear();
     changed_.notify_all();
     while (busy_ > 0) {
-        changed_.wait(lock);
+        drained_.wait(lock);
     }
 }
 
@@ -78,14 +88,14 @@ void Registrar::run() {
         const Job job = std::move(queue.front());
         queue.pop_front();
         ++busy_;
+        busy_for_peer_ += job.for_peer ? 1 : 0;
         const std::uint64_t round = round_;
         lock.unlock();
         job.done(carry_out(job), round);
         lock.lock();
         --busy_;
-        if (stopped_) {
-            changed_.notify_all();
-        }
+        busy_for_peer_ -= job.for_peer ? 1 : 0;
+        drained_.notify_all();
     }
 }
 

@@ -25,6 +25,7 @@ public:
         std::byte* address = nullptr;
         std::uint64_t length = 0;                                            // bytes
         int access = 0;                                                      // IBV_ACCESS_*
+        bool for_peer = false;                                               // it is going to be reached from there
         std::function<void(Result<MemoryRegion>, std::uint64_t round)> done; // round: in which it was begun
     };
 
@@ -34,11 +35,14 @@ public:
     Registrar(const Registrar&) = delete;
     Registrar& operator=(const Registrar&) = delete;
 
-    // soon: before all that is queued and not soon. Starts the threads it needs. resources: no thread left. state: stopped.
+    // soon: before all that is queued and not soon. Starts the threads it needs. resources: no thread left. state: stopped, or it
+    // is for the peer and those were.
     Result<void> add(Job job, bool soon);
     // What is begun from now on is of this round.
     std::uint64_t new_round();
-    // Drops what is queued, and waits for what is being registered. Nothing is taken any more.
+    // Drops what is queued for the peer, and waits for what is being registered for it. Nothing for it is taken any more.
+    void stop_for_peer();
+    // The same of everything.
     void stop();
 
 private:
@@ -51,9 +55,12 @@ private:
     std::deque<Job> soon_;
     std::deque<Job> later_;
     std::vector<std::thread> threads_;
+    Condition drained_; // for stop(), whatever its kind
     std::size_t busy_ = 0;
+    std::size_t busy_for_peer_ = 0;
     std::uint64_t round_ = 0;
     bool stopped_ = false;
+    bool stopped_for_peer_ = false;
 };
 
 } // namespace pageferry::rdma

@@ -93,16 +93,19 @@ Outcome<void> Service::memory_replaced() {
 }
 
 void Service::revoke() {
-    registrar_.stop(); // what is queued is dropped, what is under way has come to finished_
+    registrar_.stop_for_peer(); // what is queued is dropped, what is under way has come to finished_
     std::vector<MemoryRegion> gone;
-    std::vector<Finished> unfinished;
     {
         const std::scoped_lock lock{mutex_};
         revoked_ = true;
         gone = std::move(for_peer_);
-        unfinished = std::move(finished_);
         for_peer_.clear();
-        finished_.clear();
+        for (Finished& one : finished_) {
+            if (one.wanted.for_peer && one.region) {
+                gone.push_back(std::move(*one.region));
+            }
+        }
+        std::erase_if(finished_, [](const Finished& one) { return one.wanted.for_peer; });
     }
     // Deregistered here, on return.
 }
@@ -178,21 +181,17 @@ void Service::take_work() {
     }
 }
 
-Result<void> Service::register_memory(std::byte* address, std::uint64_t length, int access, bool soon, std::uint32_t number,
-                                      bool for_peer) {
-    return registrar_.add({.address = address,
-                           .length = length,
-                           .access = access,
-                           .done =
-                               [this, number, for_peer](Result<MemoryRegion> region, std::uint64_t round) {
-                                   {
-                                       const std::scoped_lock lock{mutex_};
-                                       finished_.push_back(Finished{
-                                           .number = number, .for_peer = for_peer, .round = round, .region = std::move(region)});
-                                   }
-                                   kick();
-                               }},
-                          soon);
+Result<void> Service::register_memory(const Wanted& wanted, bool soon) {
+    const auto done = [this, wanted](Result<MemoryRegion> region, std::uint64_t round) {
+        {
+            const std::scoped_lock lock{mutex_};
+            finished_.push_back(Finished{.wanted = wanted, .round = round, .region = std::move(region)});
+        }
+        kick();
+    };
+    return registrar_.add(
+        {.address = wanted.address, .length = wanted.length, .access = wanted.access, .for_peer = wanted.for_peer, .done = done},
+        soon);
 }
 
 void Service::begin(const Region& region, bool soon) {
@@ -202,7 +201,9 @@ void Service::begin(const Region& region, bool soon) {
 }
 
 bool Service::register_local(const Region& region, bool soon) {
-    auto begun = register_memory(region.address, region.length, local_access(region.access), soon, region.number, false);
+    auto begun = register_memory(
+        {.address = region.address, .length = region.length, .access = local_access(region.access), .number = region.number},
+        soon);
     if (!begun) {
         end_now(Fault{.error = std::move(begun.error())});
     }
@@ -226,34 +227,51 @@ void Service::ask() {
 }
 
 void Service::finish(Finished& finished) {
-    if (!finished.region) {
-        Fault fault{.error = std::move(finished.region.error())};
-        if (finished.for_peer) {
-            send({.type = ServiceMessage::Type::denied,
-                  .status = static_cast<std::uint16_t>(fault.error.code),
-                  .number = finished.number,
-                  .native = static_cast<std::uint32_t>(fault.error.native)});
-            flush();
-        }
-        end_now(std::move(fault));
+    if (finished.wanted.for_peer) {
+        finish_for_peer(finished);
         return;
     }
-    if (!finished.for_peer) {
-        if (const auto again = data_->region_local(finished.number, *finished.region, finished.round)) {
-            finished.region->reset(); // first: both together may be more than may be locked
-            register_local(*again, true);
+    if (!finished.region) {
+        end_now(Fault{.error = std::move(finished.region.error())});
+        return;
+    }
+    if (const auto again = data_->region_local(finished.wanted.number, *finished.region, finished.round)) {
+        finished.region->reset(); // first: both together may be more than may be locked
+        register_local(*again, true);
+    }
+}
+
+void Service::finish_for_peer(Finished& finished) {
+    {
+        const std::scoped_lock lock{mutex_};
+        if (revoked_) {
+            return; // never told, and gone with `finished`
         }
+    }
+    if (!finished.region) {
+        // What was pushed from is pinned for that, and counts once more for the peer's pulls: it is given back for them.
+        const bool room = finished.region.error().native == ENOMEM && data_->forget(registrar_.new_round());
+        if (room && register_memory(finished.wanted, true)) {
+            return;
+        }
+        Fault fault{.error = std::move(finished.region.error())};
+        send({.type = ServiceMessage::Type::denied,
+              .status = static_cast<std::uint16_t>(fault.error.code),
+              .number = finished.wanted.number,
+              .native = static_cast<std::uint32_t>(fault.error.native)});
+        flush();
+        end_now(std::move(fault));
         return;
     }
     const ibv_mr* const region = finished.region->get();
     const ServiceMessage answer{.type = ServiceMessage::Type::registered,
-                                .number = finished.number,
+                                .number = finished.wanted.number,
                                 .address = reinterpret_cast<std::uintptr_t>(region->addr),
                                 .key = region->rkey};
     {
         const std::scoped_lock lock{mutex_};
         if (revoked_) {
-            return; // never told, and gone with `finished`
+            return;
         }
         for_peer_.push_back(std::move(*finished.region));
     }
@@ -391,7 +409,12 @@ void Service::answer(const ServiceMessage& asked) {
         return;
     }
     const auto block = std::ranges::find(table->blocks(), asked.block, &Block::number);
-    if (auto begun = register_memory(*address, asked.length, remote_access(block->access), true, asked.number, true); !begun) {
+    const Wanted wanted{.address = *address,
+                        .length = asked.length,
+                        .access = remote_access(block->access),
+                        .number = asked.number,
+                        .for_peer = true};
+    if (auto begun = register_memory(wanted, true); !begun) {
         deny(begun.error());
         if (begun.error().code != ErrorCode::state) { // that is: revoked just now
             end_now(Fault{.error = std::move(begun.error())});

@@ -50,15 +50,22 @@ public:
     void want(std::span<const Region> regions, bool soon);
     // Regions registered so far may hold pages that are no longer the memory's: as the ABI says.
     Outcome<void> memory_replaced();
-    // After it the peer can write and read nothing here any more.
+    // After it the peer can write and read nothing here any more. What this side registers for its own pushes and pulls, which
+    // carries no remote right, stays and goes on.
     void revoke();
     // What ends the connection. A consequence of another error waits a moment for that one to show.
     void fail(Fault fault, bool consequence);
 
 private:
-    struct Finished { // a registration, made here
-        std::uint32_t number = 0;
+    struct Wanted { // a registration
+        std::byte* address = nullptr;
+        std::uint64_t length = 0; // bytes
+        int access = 0;           // IBV_ACCESS_*
+        std::uint32_t number = 0; // of the side that asked
         bool for_peer = false;
+    };
+    struct Finished {
+        Wanted wanted;
         std::uint64_t round = 0; // of the registrar
         Result<MemoryRegion> region;
     };
@@ -71,6 +78,7 @@ private:
     void begin(const Region& region, bool soon);
     bool register_local(const Region& region, bool soon);
     void finish(Finished& finished);
+    void finish_for_peer(Finished& finished);
     void ask();
     void tick();
     void watch_for_silence();
@@ -90,8 +98,7 @@ private:
     void device_event(const ibv_async_event& event);
     void end_now(Fault fault);
     void kick() const;
-    Result<void> register_memory(std::byte* address, std::uint64_t length, int access, bool soon, std::uint32_t number,
-                                 bool for_peer);
+    Result<void> register_memory(const Wanted& wanted, bool soon);
 
     LaneSet& set_;
     Lane& lane_;

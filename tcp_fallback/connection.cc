@@ -247,7 +247,6 @@ Outcome<void> Connection::revoke_memory(const Deadline& deadline) {
     if (!revoked) {
         return failed(make_error(ErrorCode::timed_out, "revoke memory", "connection", "a page is still being received"));
     }
-    work_->close_pulls();
     return {};
 }
 
@@ -292,11 +291,7 @@ Outcome<std::size_t> Connection::submit(OpKind kind, std::span<const pf_extent> 
         !right) {
         return failed(std::move(right.error()));
     }
-    const auto taken = work_->submit(kind, *table, extents);
-    if (!taken) {
-        return failed(make_error(ErrorCode::state, operation, "connection", "its memory was revoked"));
-    }
-    return *taken;
+    return work_->submit(kind, *table, extents);
 }
 
 Outcome<std::size_t> Connection::poll(std::span<pf_completion> completions, const Deadline& deadline) {

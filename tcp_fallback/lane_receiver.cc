@@ -105,7 +105,7 @@ bool LaneReceiver::locate(std::uint32_t right) {
 
 bool LaneReceiver::take_data() {
     std::size_t left = 0;
-    if (!locate(PF_MEMORY_PUSH_TARGET) || !land(left)) {
+    if (!locate(PF_MEMORY_PUSH_TARGET) || !land(MemoryGate::With::push, left)) {
         return false;
     }
     if (left > 0) {
@@ -117,6 +117,10 @@ bool LaneReceiver::take_data() {
 }
 
 bool LaneReceiver::take_requests(const Frame& frame) {
+    if (gate_.revoked()) {
+        return give_up(lane_.fault(
+            make_error(ErrorCode::state, "receive a pull", {}, "the peer pulled after this side revoked its memory")));
+    }
     return locate(PF_MEMORY_PULL_SOURCE) && (work_.owe_replies(lane_.index, frame.number, parts_) ||
                                              broken("pull requests out of order, or more than may be unanswered"));
 }
@@ -126,14 +130,10 @@ bool LaneReceiver::take_answers(const Frame& frame) {
         return broken("an answer to a pull that was not asked");
     }
     std::size_t left = 0;
-    if (!land(left)) {
+    if (!land(MemoryGate::With::answer, left) || left > 0) { // left: the connection is over
         return false;
     }
-    const bool whole = left == 0; // if not, close_pulls() has told those who wait for it, or is about to
-    if (!throw_away(left)) {
-        return false;
-    }
-    work_.landed(lane_.index, parts_.size(), whole);
+    work_.landed(lane_.index, parts_.size());
     return true;
 }
 
@@ -148,7 +148,7 @@ bool LaneReceiver::wait_for_bytes() {
     return true;
 }
 
-bool LaneReceiver::land(std::size_t& left) {
+bool LaneReceiver::land(MemoryGate::With what, std::size_t& left) {
     vectors_.clear();
     for (const Part& part : parts_) {
         left += part.piece.length;
@@ -156,15 +156,14 @@ bool LaneReceiver::land(std::size_t& left) {
     }
     vectors_.push_back(iovec{.iov_base = header_.data(), .iov_len = header_.size()});
     std::span<iovec> vectors{vectors_};
-    const bool wanted = std::ranges::none_of(parts_, [](const Part& part) { return part.address == nullptr; });
-    while (wanted && left > 0 && gate_.enter()) {
+    while (left > 0 && gate_.enter(what)) {
         msghdr message{};
         message.msg_iov = vectors.data();
         message.msg_iovlen = vectors.size();
         // Never waits while it is inside the gate, so that revoke_memory() does not depend on the peer.
         const ssize_t answer = ::recvmsg(lane_.socket, &message, MSG_DONTWAIT);
         const int error = errno;
-        gate_.leave();
+        gate_.leave(what);
         if (answer == 0 || (answer < 0 && error != EAGAIN && error != EINTR)) {
             return give_up(lane_.fault(answer == 0 ? 0 : error, "receive pages"));
         }
@@ -184,18 +183,6 @@ bool LaneReceiver::land(std::size_t& left) {
         if (!wait_for_bytes()) {
             return false;
         }
-    }
-    return true;
-}
-
-bool LaneReceiver::throw_away(std::size_t bytes) {
-    std::vector<std::byte> nowhere(std::min<std::size_t>(bytes, 64U << 10U));
-    while (bytes > 0) {
-        const std::size_t now = std::min(bytes, nowhere.size());
-        if (!read(std::span{nowhere}.first(now))) {
-            return false;
-        }
-        bytes -= now;
     }
     return true;
 }

@@ -33,9 +33,8 @@ private:
     bool take_answers(const Frame& frame);
     // Which pieces of parts_ are allowed, and where they are.
     bool locate(std::uint32_t right);
-    // The bytes of parts_ into memory. left: how many of them were not read, for memory was revoked on the way; else 0.
-    bool land(std::size_t& left);
-    bool throw_away(std::size_t bytes);
+    // The bytes of parts_ into memory. left: how many of them were not read, for the gate was shut on the way; else 0.
+    bool land(MemoryGate::With what, std::size_t& left);
     bool read(std::span<std::byte> into);
     bool wait_for_bytes();
     bool give_up(Fault fault);

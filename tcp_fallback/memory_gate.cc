@@ -24,16 +24,19 @@ const MemoryTable* MemoryGate::wait_for_table() {
     return table_.get();
 }
 
-bool MemoryGate::enter() {
+bool MemoryGate::enter(With what) {
     const std::scoped_lock lock{mutex_};
-    if (revoked_ || ended_) {
+    if (ended_ || (what == With::push && revoked_)) {
         return false;
     }
-    ++inside_;
+    inside_ += what == With::push ? 1 : 0;
     return true;
 }
 
-void MemoryGate::leave() {
+void MemoryGate::leave(With what) {
+    if (what == With::answer) {
+        return;
+    }
     const std::scoped_lock lock{mutex_};
     if (--inside_ == 0 && revoked_) {
         changed_.notify_all();

@@ -1,5 +1,6 @@
 // The door between what comes from the network and this side's memory. Receivers pass it for each system call that may write
-// memory; revoke() shuts it for ever and waits until nobody is inside. Nobody blocks on the network inside, so that is soon.
+// memory; revoke() shuts it for ever to the peer's pushes and waits until none is inside. Nobody blocks on the network inside, so
+// that is soon. Answers to this side's own pulls go on.
 //
 // Threads: any.
 #pragma once
@@ -23,11 +24,13 @@ public:
     // Waits for it; nullptr when end() came first.
     const MemoryTable* wait_for_table();
 
+    enum class With { push, answer }; // of the peer's; to a pull of ours
     // false: revoked, or the connection is over; do not write, do not leave().
-    bool enter();
-    void leave();
-    // true: nobody is inside, nobody will be again. false: the deadline passed first; it is shut all the same, call again.
+    bool enter(With what);
+    void leave(With what);
+    // true: no push is inside, none will be again. false: the deadline passed first; it is shut all the same, call again.
     bool revoke(const Deadline& deadline);
+    [[nodiscard]] bool revoked() const { return revoked_.load(); }
 
     // The connection is over: waiters go on, nobody enters. (A socket that was shut still gives what it holds.)
     void end();
@@ -37,9 +40,9 @@ private:
     Condition changed_;
     std::unique_ptr<const MemoryTable> table_;
     std::atomic<const MemoryTable*> shown_{nullptr};
-    bool revoked_ = false;
+    std::atomic<bool> revoked_{false};
     bool ended_ = false;
-    int inside_ = 0;
+    int inside_ = 0; // pushes
 };
 
 } // namespace pageferry::tcp

@@ -19,8 +19,7 @@ void OpQueue::submit(const pf_extent& extent, std::byte* address) {
                       .length = extent.length,
                       .cookie = extent.cookie,
                       .number = ++submitted_,
-                      .block = extent.block,
-                      .under_way = true};
+                      .block = extent.block};
     waiting_.push(slot);
     waiting_bytes_ += extent.length;
 }
@@ -50,24 +49,7 @@ std::uint64_t OpQueue::taken_through() {
 std::optional<std::uint64_t> OpQueue::finish(const Part& part) {
     Op& op = slots_[part.slot];
     op.done += part.piece.length;
-    if (op.done < op.length || !op.under_way) {
-        return std::nullopt;
-    }
-    op.under_way = false;
-    return op.cookie;
-}
-
-std::vector<std::uint32_t> OpQueue::abandon() {
-    std::vector<std::uint32_t> slots;
-    for (std::uint32_t slot = 0; slot < slots_.size(); ++slot) {
-        if (slots_[slot].under_way) {
-            slots_[slot].under_way = false;
-            slots.push_back(slot);
-        }
-    }
-    waiting_.clear();
-    waiting_bytes_ = 0;
-    return slots;
+    return op.done < op.length ? std::nullopt : std::optional{op.cookie};
 }
 
 } // namespace pageferry::tcp

@@ -46,10 +46,6 @@ public:
     // The slot can be used again; after finish() gave the cookie, when the completion has been fetched.
     void release(std::uint32_t slot) { free_.push_back(slot); }
 
-    // Slots of all operations that are not done. They count as done from now on; nothing more will be taken of them.
-    std::vector<std::uint32_t> abandon();
-    [[nodiscard]] std::uint64_t cookie(std::uint32_t slot) const { return slots_[slot].cookie; }
-
 private:
     struct Op {
         std::byte* address = nullptr;
@@ -60,7 +56,6 @@ private:
         std::uint64_t taken = 0; // bytes
         std::uint64_t done = 0;  // bytes
         std::uint32_t block = 0;
-        bool under_way = false;
     };
     std::vector<Op> slots_;
     std::vector<std::uint32_t> free_;

@@ -13,12 +13,9 @@ Work::Work(std::size_t bulk_lanes, std::size_t depth)
     }
 }
 
-std::optional<std::size_t> Work::submit(OpKind kind, const MemoryTable& table, std::span<const pf_extent> extents) {
+std::size_t Work::submit(OpKind kind, const MemoryTable& table, std::span<const pf_extent> extents) {
     const std::uint32_t right = kind == OpKind::push ? PF_MEMORY_PUSH_SOURCE : PF_MEMORY_PULL_TARGET;
     const std::scoped_lock lock{mutex_};
-    if (kind != OpKind::push && pulls_closed_) {
-        return std::nullopt;
-    }
     OpQueue& operations = queue(kind);
     std::size_t taken = 0;
     while (taken < extents.size() && !operations.full()) {
@@ -90,24 +87,9 @@ Waited Work::fence(const Deadline& deadline) {
     return ended_ ? Waited::ended : Waited::done;
 }
 
-void Work::complete(OpKind kind, std::uint32_t slot, std::uint64_t cookie, int status) {
-    finished_.push(Finished{.completion = {.cookie = cookie, .status = status, .reserved = 0}, .kind = kind, .slot = slot});
+void Work::complete(OpKind kind, std::uint32_t slot, std::uint64_t cookie) {
+    finished_.push(Finished{.completion = {.cookie = cookie, .status = PF_OK, .reserved = 0}, .kind = kind, .slot = slot});
     done_.notify_one();
-}
-
-void Work::close_pulls() {
-    const std::scoped_lock lock{mutex_};
-    pulls_closed_ = true;
-    for (const OpKind kind : {OpKind::pull, OpKind::pull_urgent}) {
-        for (const std::uint32_t slot : queue(kind).abandon()) {
-            complete(kind, slot, queue(kind).cookie(slot), PF_CANCELLED);
-        }
-    }
-    for (const auto& lane : lanes_) {
-        for (std::size_t i = 0; i < lane->asked.size(); ++i) {
-            lane->asked.at(i).address = nullptr;
-        }
-    }
 }
 
 bool Work::next(std::size_t lane, Turn& turn) {
@@ -185,7 +167,7 @@ void Work::sent(const Turn& turn) {
     for (const Part& part : turn.data) {
         bytes_pushed_ += part.piece.length;
         if (const auto cookie = queue(OpKind::push).finish(part)) {
-            complete(OpKind::push, part.slot, *cookie, PF_OK);
+            complete(OpKind::push, part.slot, *cookie);
         }
     }
     // A fence may wait for what another lane has just been the last to take.
@@ -233,19 +215,16 @@ bool Work::claim(std::size_t lane, std::uint64_t number, std::span<Part> parts) 
     return true;
 }
 
-void Work::landed(std::size_t lane, std::size_t count, bool in_memory) {
+void Work::landed(std::size_t lane, std::size_t count) {
     Lane& own = *lanes_[lane];
     const OpKind kind = pull_kind(lane);
     const std::scoped_lock lock{mutex_};
     for (std::size_t i = 0; i < count; ++i, ++own.first_asked) {
         const Part part = own.asked.pop();
         own.asked_bytes -= part.piece.length;
-        if (part.address == nullptr || !in_memory) {
-            continue; // close_pulls() completes it, or has done so
-        }
         bytes_pulled_ += part.piece.length;
         if (const auto cookie = queue(kind).finish(part)) {
-            complete(kind, part.slot, *cookie, PF_OK);
+            complete(kind, part.slot, *cookie);
         }
     }
     if (!queue(kind).idle()) {

@@ -47,13 +47,11 @@ public:
     Work(std::size_t bulk_lanes, std::size_t depth);
 
     // -- the caller's threads. All extents are known to be in the table.
-    // How many were taken, from the first. Nothing: pulls were closed.
-    std::optional<std::size_t> submit(OpKind kind, const MemoryTable& table, std::span<const pf_extent> extents);
+    // How many were taken, from the first.
+    std::size_t submit(OpKind kind, const MemoryTable& table, std::span<const pf_extent> extents);
     // Completions fetched: > 0 when done.
     Waited poll(std::span<pf_completion> completions, std::size_t& count, const Deadline& deadline);
     Waited fence(const Deadline& deadline);
-    // Every pull under way completes as cancelled, now; there will be no more.
-    void close_pulls();
 
     // -- lane threads
     // Blocks until there is something to send; false: the connection is over.
@@ -62,11 +60,11 @@ public:
     // The peer asks for these pieces, numbered from number. false: not its next numbers, or more than may be unanswered.
     bool owe_replies(std::size_t lane, std::uint64_t number, std::span<const Part> parts);
     void owe_fenced(std::size_t lane, std::uint64_t sequence);
-    // Which requests the peer is about to answer: addresses in parts are filled in (null: nobody wants it any more).
+    // Which requests the peer is about to answer: addresses in parts are filled in.
     // false: not the answers to this lane's oldest requests.
     bool claim(std::size_t lane, std::uint64_t number, std::span<Part> parts);
-    // The oldest requests, count of them, have been answered; in_memory: and are where they belong.
-    void landed(std::size_t lane, std::size_t count, bool in_memory);
+    // The oldest requests, count of them, have been answered and are where they belong.
+    void landed(std::size_t lane, std::size_t count);
     // false: there was no such fence.
     bool fenced(std::size_t lane, std::uint64_t sequence);
 
@@ -104,7 +102,7 @@ private:
     [[nodiscard]] static bool may_ask(const Lane& lane) { return !lane.asked.full() && lane.asked_bytes < pull_window_bytes; }
     void wake_for(OpKind kind);
     void wake(Lane& lane);
-    void complete(OpKind kind, std::uint32_t slot, std::uint64_t cookie, int status);
+    void complete(OpKind kind, std::uint32_t slot, std::uint64_t cookie);
 
     mutable std::mutex mutex_;
     Condition done_;                           // completions, or the end
@@ -116,7 +114,6 @@ private:
     std::uint64_t fence_after_ = 0; // pushes up to this one are covered
     std::uint64_t bytes_pushed_ = 0;
     std::uint64_t bytes_pulled_ = 0;
-    bool pulls_closed_ = false;
     bool ended_ = false;
 };
 

@@ -56,7 +56,7 @@ public:
     Result<void> add_memory(std::span<const MemoryBlock> blocks);
     Result<void> prepare(std::span<const pf_extent> extents);
     Result<void> memory_replaced();
-    Result<void> revoke_memory(Milliseconds timeout);
+    Result<void> revoke_memory(Milliseconds timeout); // what the peer may do; this side's own pushes and pulls go on
 
     Result<void> send(std::span<const std::byte> message, Milliseconds timeout);
     // The message's bytes within buffer; an empty span when none came in time. buffer holds PF_CONTROL_MAX bytes or more.

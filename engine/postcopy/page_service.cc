@@ -22,7 +22,9 @@ Result<void> PageService::tell_limit() {
 }
 
 Result<std::optional<session::Message>> PageService::next(milliseconds wait) {
-    PAGEFERRY_TRY(tell_limit());
+    if (told_limit_) {
+        PAGEFERRY_TRY(tell_limit());
+    }
     auto message = peer_.inbox().wait(std::min(wait, look));
     if (message && *message) {
         if (const auto* progress = std::get_if<session::PullProgress>(&**message)) {

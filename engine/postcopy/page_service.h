@@ -20,7 +20,7 @@ public:
     // Both outlive it.
     PageService(Peer& peer, ControlPage& page) : peer_(peer), page_(page) {}
 
-    // Before the destination may begin to pull.
+    // Before the destination may begin to pull; from then on it is told of every change.
     Result<void> tell_limit();
     // The next message that is not about pulls, which must be a T.
     template <class T>

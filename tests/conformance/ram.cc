@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
@@ -94,6 +95,14 @@ void Ram::punch(std::uint64_t offset, std::uint64_t length) {
     if (::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first, static_cast<off_t>(length)) != 0) {
         no_memory("fallocate");
     }
+}
+
+std::uint64_t Ram::allocated() const {
+    struct stat status{};
+    if (::fstat(fd_.get(), &status) != 0) {
+        no_memory("fstat");
+    }
+    return static_cast<std::uint64_t>(status.st_blocks) * 512;
 }
 
 TwoRams usual_rams() {

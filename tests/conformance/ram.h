@@ -43,6 +43,7 @@ public:
     void fill(std::uint8_t value);
     // What a hypervisor does to give memory back to the host: the pages of this range are gone, and read as zeros.
     void punch(std::uint64_t offset, std::uint64_t length);
+    [[nodiscard]] std::uint64_t allocated() const; // bytes that are no hole
 
 private:
     std::uint32_t block_;

@@ -193,13 +193,16 @@ typedef struct pf_transport {
     /* Tells which memory the connection may touch, once, before the first push or pull, with all blocks at once. */
     int (*add_memory)(pf_connection* connection, const pf_memory_block* blocks, size_t count, pf_error* error);
     /* A hint: pushes or pulls of these ranges are to come, roughly in this order (cookies are not used). A transport that needs
-       memory registered begins with it, in the background; others have nothing to do. What was never named works as well. */
+       memory registered begins with it, in the background; others have nothing to do. What was never named works as well.
+       Holes are filled at most within the 2 MiB, counted from the block's start, that something named or moved is in. */
     int (*prepare)(pf_connection* connection, const pf_extent* extents, size_t count, pf_error* error);
     /* Pages that this side pushes from (or pulls into) may have been replaced by others (holes were punched): what was registered
        of them is registered again before the next push. What the peer may reach is not touched by it. PF_STATE, with nothing
        done: a push or pull is under way, or its completion was not fetched. */
     int (*memory_replaced)(pf_connection* connection, pf_error* error);
-    /* After PF_OK nothing the peer has sent or will send can change this side's memory. Control goes on working. */
+    /* Ends what the peer may do to this side's memory: pushes into it, and pulls from it. After PF_OK nothing that the peer has
+       sent or will send changes this side's memory, other than the answers to this side's own pulls. What this side does itself
+       goes on, what is under way included: pushes, pulls, prepare(), and control. */
     int (*revoke_memory)(pf_connection* connection, int64_t timeout_ms, pf_error* error);
 
     /* One control message, 1..PF_CONTROL_MAX bytes; copied. */

@@ -215,10 +215,10 @@ TEST_F(FaultStatsTest, ThreadsAtTheSameTime) {
     std::atomic<bool> stop{false};
     const auto end_some = [&](std::uint64_t odd) {
         while (!stop) {
-            for (std::size_t vcpu = 0; vcpu < waits.size(); ++vcpu) {
-                if (const std::uint64_t page = waits.at(vcpu); page != 0 && page % 2 == odd) {
+            for (std::atomic<std::uint64_t>& wait : waits) {
+                if (const std::uint64_t page = wait; page != 0 && page % 2 == odd) {
                     stats_->ended(0, {page - 1, 1}, FaultStats::Clock::now());
-                    waits.at(vcpu) = 0;
+                    wait = 0;
                 }
             }
             std::this_thread::yield();

@@ -48,13 +48,26 @@ TEST(MemoryTable, RefusesBlocksThatMakeNoSense) {
 
 TEST(MemoryGate, RevokeWaitsForThoseInsideAndThenNobodyEnters) {
     MemoryGate gate;
-    ASSERT_TRUE(gate.enter());
+    using enum MemoryGate::With;
+    ASSERT_TRUE(gate.enter(push));
     EXPECT_FALSE(gate.revoke(Deadline::in(0)));
-    EXPECT_FALSE(gate.enter()) << "shut for newcomers from the first moment";
-    std::thread other{[&] { gate.leave(); }};
+    EXPECT_FALSE(gate.enter(push)) << "shut for newcomers from the first moment";
+    std::thread other{[&] { gate.leave(push); }};
     EXPECT_TRUE(gate.revoke(Deadline::in(60'000)));
     other.join();
-    EXPECT_FALSE(gate.enter());
+    EXPECT_FALSE(gate.enter(push));
+}
+
+TEST(MemoryGate, AnswersToPullsPassAfterARevokeUntilTheEnd) {
+    MemoryGate gate;
+    using enum MemoryGate::With;
+    ASSERT_TRUE(gate.enter(answer));
+    EXPECT_TRUE(gate.revoke(Deadline::in(0))) << "an answer that lands is no push";
+    gate.leave(answer);
+    EXPECT_TRUE(gate.enter(answer));
+    gate.leave(answer);
+    gate.end();
+    EXPECT_FALSE(gate.enter(answer));
 }
 
 TEST(MemoryGate, ATableComesOnceAndThoseWhoWaitGetIt) {

@@ -55,18 +55,5 @@ TEST(OpQueue, OldestFirstAndFullUntilReleased) {
     EXPECT_EQ(next(queue, 1).slot, one.slot);
 }
 
-TEST(OpQueue, WhatIsAbandonedDoesNotFinish) {
-    OpQueue queue{3};
-    queue.submit(extent(0, 100, 1), memory.data());
-    queue.submit(extent(0, 100, 2), memory.data());
-    const Part part = next(queue, 50);
-    const auto slots = queue.abandon();
-    ASSERT_EQ(slots.size(), 2U);
-    EXPECT_EQ(queue.cookie(slots[0]) + queue.cookie(slots[1]), 3U);
-    EXPECT_FALSE(queue.take(50));
-    EXPECT_FALSE(queue.finish(part));
-    EXPECT_EQ(queue.waiting_bytes(), 0U);
-}
-
 } // namespace
 } // namespace pageferry::tcp

@@ -59,6 +59,9 @@ ExitCode follow_to_end(Session& session, const MonitorOptions& options, const Fo
     }
     const Snapshot& last = outcome->summary.last;
     const std::string& address = options.address;
+    if (outcome->code == exit_paused && how.leave_when_paused) {
+        return exit_paused; // as was asked for
+    }
     if (outcome->code != exit_ok && outcome->code != exit_left && !last.error.empty()) {
         std::fprintf(stderr, "pageferry: migration %s: %s\n", last.status.c_str(), last.error.c_str());
     } else if (outcome->code == exit_failed || outcome->code == exit_paused) {
@@ -72,7 +75,7 @@ ExitCode follow_to_end(Session& session, const MonitorOptions& options, const Fo
         std::fprintf(stderr, "pageferry: left before the migration had ended; see `pageferry status --qmp %s`\n",
                      address.c_str());
     }
-    if (outcome->code == exit_paused && !how.leave_when_paused) {
+    if (outcome->code == exit_paused) {
         std::fprintf(stderr, "pageferry: %s%s\n", last.source ? "to recover it: " : "",
                      recovery_advice(last, address, uris).c_str());
     }

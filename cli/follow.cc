@@ -236,7 +236,7 @@ Result<void> Follower::look_at_pause() {
         gave_up_ = true;
         return {};
     }
-    give_up_at_ = now + std::max<steady_clock::duration>(automatic.backoff, longest_backoff) + recovery_grace;
+    give_up_at_ = now + std::max<steady_clock::duration>(automatic.backoff * 6 / 5, longest_backoff) + recovery_grace;
     if (automatic.time_limit.count() > 0) {
         give_up_at_ = std::min(*give_up_at_, std::max(now, paused_since_ + automatic.time_limit) + recovery_grace);
     }

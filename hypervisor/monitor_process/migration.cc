@@ -394,6 +394,7 @@ json Migration::query_migrate() const {
         .listening = machine_->side() == Side::destination && (status() == Status::setup || status() == Status::active)
                          ? std::span<const std::string>{uris_}
                          : std::span<const std::string>{},
+        .history = &history_,
         .transport = &transport_});
 }
 

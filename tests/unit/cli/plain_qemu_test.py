@@ -191,7 +191,6 @@ class PlainQemu(unittest.TestCase):
         process, told = self.in_postcopy("--postcopy")
         self.run_command("status", "--qmp", destination)
         self.assertIn("postcopy", told[-1])
-        self.run_command("cancel", "--qmp", destination, code=7)
         self.run_command("pause", "--qmp", destination)
         said = self.end(process, told, 6)
         self.assertIn("pageferry recover --qmp", said)

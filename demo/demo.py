@@ -71,12 +71,14 @@ class Demo:
         self.start = time.monotonic()
         self.uri = given.uri or {"tcp": f"tcp:127.0.0.1:{free_port()}", "unix": f"unix:{work.file('migration')}",
                                  "rdma": f"rdma:{RDMA_HOST}:{free_port()}"}[given.transport]
+        self.on_terminal = given.as_terminal or sys.stdout.isatty()
         self.plain = not self.prefix  # QEMU migrates by itself
         self.pair = self.stopped = self.resumed = None
 
     def say(self, text, when=None):
         """when: time.monotonic() of what is told; now unless given."""
-        print(f"{(when or time.monotonic()) - self.start:7.2f} s  {text}", flush=True)
+        over = "\r\x1b[K" if self.on_terminal else ""  # the live line of a command that runs meanwhile, which draws it again
+        print(f"{over}{(when or time.monotonic()) - self.start:7.2f} s  {text}", flush=True)
 
     def run(self):
         wire = None

@@ -48,14 +48,15 @@ check_lab() {
     [ -z "$said" ]
 }
 
-# The lab's tests, and beside them, on a machine of one processor, the programs that run in the lab, with each test's name. Both wait
-# much of the time, and have no limit that is near.
+# The lab's tests. Those of two machines come first and alone; beside the others, on a machine of one processor, run the programs that
+# run in the lab, with each test's name: both wait much of the time, and have no limit that is near.
 test_lab() {
     local programs status=0
     rm -f build/test-results/lab.xml
+    jobs=1 results=lab-tests-two run_ctest release -L '^two$'
     lab_gtests build/release build/test-results/lab.xml >build/lab-programs.log 2>&1 &
     programs=$!
-    jobs=1 results=lab-tests run_ctest release -L '^lab$'
+    jobs=1 results=lab-tests run_ctest release -L '^lab$' -LE '^two$'
     say "test in the lab"
     wait "$programs" || status=$?
     cat build/lab-programs.log >&2
@@ -72,7 +73,7 @@ check_format() {
 # record_check NAME TEXT: a check of this script itself, counted with the tests; it has failed when there is text.
 record_check() {
     [ -z "$2" ] || printf '%s\nFAILED: %s\n' "$2" "$1" >&2
-    python3 dev.d/results.py --check "$1" "${2:+failed}" >"build/test-results/check-$1.xml"
+    python3 dev.d/results.py --check "$1" "${2:+failed}" <<<"$2" >"build/test-results/check-$1.xml"
 }
 
 # run_ctest PRESET [ctest options], results in $results.xml or PRESET.xml: goes on after a failure, so that the sum is of everything.

@@ -80,12 +80,12 @@ class Job:
     """A command under way on a lane; a thread of its own reads what it says. command: text for a shell, or a list of words.
 
     stdout, stderr: called with bytes as they come, by that thread. done(job): called last, by that thread. kill(job, lane, signal): how
-    it is done, for the lane itself is busy.
+    it is done, for the lane itself is busy. last_words(): of the machine, for the error that says that it is gone.
     """
 
-    def __init__(self, lane, command, stdout=None, stderr=None, done=None, kill=None):
+    def __init__(self, lane, command, stdout=None, stderr=None, done=None, kill=None, last_words=lambda: ""):
         self.command = command if isinstance(command, str) else "exec " + shlex.join(map(str, command))
-        self._lane, self._done, self._kill = lane, done, kill
+        self._lane, self._done, self._kill, self._last_words = lane, done, kill, last_words
         self._token = uuid.uuid4().hex
         self._out, self._err = Stream(self._token, stdout), Stream(self._token, stderr)
         self._status = self._lost = None
@@ -112,7 +112,7 @@ class Job:
                 raise ValueError(f"status of another command: {token}")
             self._status = int(status)
         except (OSError, EOFError, ValueError) as error:
-            self._lost = error
+            self._lost = f"{error!r}{self._last_words()}"
         self._finished.set()
         if self._done:
             self._done(self)
@@ -137,7 +137,7 @@ class Job:
             self.kill()
             raise CommandTimeout(f"{self.command}: not done in {timeout:g} s; so far: {_end(self._out.all)} {_end(self._err.all)}")
         if self._lost is not None:
-            raise LabError(f"{self.command}: the machine ended ({self._lost!r}); so far: {_end(self._out.all)} {_end(self._err.all)}")
+            raise LabError(f"{self.command}: the machine ended ({self._lost}); so far: {_end(self._out.all)} {_end(self._err.all)}")
         return Result(self._status, bytes(self._out.all), bytes(self._err.all))
 
     def join(self):

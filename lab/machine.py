@@ -28,6 +28,9 @@ ROCE_PORT = 4791   # UDP, of RoCE v2
 BOOT_PATIENCE = 120.0
 BOOTS = 4  # at most, see wait_ready()
 
+_BEGUN = "lab: the first program runs"  # lab/guest/init.sh
+_FAILED = ("Oops: ", "Kernel panic")
+
 # no_timer_check: on a busy host the kernel would miss the emulated timer at boot, and panic.
 _KERNEL = "console=ttyS0 no_timer_check quiet loglevel=4 panic=-1 rdinit=/init mitigations=off audit=0 random.trust_cpu=on cryptomgr.notests"
 
@@ -40,8 +43,8 @@ class Machine:
     def __init__(self, image, kernel, name="a", number=1, wire=None, memory=1024, cpus=2, mtu=1500, limit=300.0, terminal=False):
         self.name, self._number, self._wired = name, number, wire is not None
         self._lock, self._killing = threading.Lock(), threading.Lock()
-        self._launch = lambda: self._start(image, kernel, wire, memory, cpus, mtu, limit, terminal)
-        self._launch()
+        self._launch = lambda wire: self._start(image, kernel, wire, memory, cpus, mtu, limit, terminal)
+        self._launch(wire)
 
     def _start(self, image, kernel, wire, memory, cpus, mtu, limit, terminal):
         name, number = self.name, self._number
@@ -97,20 +100,30 @@ class Machine:
     # --- its life -----------------------------------------------------------------------------------------------------------
 
     def wait_ready(self, timeout=BOOT_PATIENCE):
-        """Until its network and soft-RoCE devices are there and commands can be run. LabError: it did not come to that.
-
-        A machine of several processors may panic at boot on a busy host: QEMU's emulation of two processors at once then runs into a
-        breakpoint (int3) with which the kernel was patching its own code, after the kernel had taken it away. That one is booted again."""
+        """Until its network and soft-RoCE devices are there and commands can be run. LabError: it did not come to that, and for one of
+        two machines see Two.wait_ready()."""
         for boot in range(1, BOOTS + 1):
             try:
                 return self._wait_ready(timeout)
-            except LabError:
-                if boot == BOOTS or self._wired or self.limit_passed or "Oops: int3" not in self.console(1 << 20):
+            except LabError as error:
+                if boot == BOOTS or self._wired or not self.kernel_failed():
                     raise
-            print(f"lab: {self.name}'s kernel met a stale breakpoint at boot, which is the emulation's: it is booted again", file=sys.stderr)
-            self.close()
-            self._launch()
+                self.boot_again(error)
         raise AssertionError("not reached")
+
+    def kernel_failed(self):
+        """Whether a machine that did not come to be ready has a kernel that failed, or that never ran its first program: nothing of ours
+        was in it then, and another boot is worth its time. On a busy host the emulation is not all that a kernel relies on: with two
+        processors it runs into a breakpoint (int3) with which the kernel was patching its own code, after the kernel had taken it away."""
+        console = self.console(1 << 20)
+        return not self.limit_passed and self.process.poll() in (None, 0) and (
+            _BEGUN not in console or any(word in console for word in _FAILED))
+
+    def boot_again(self, error, wire=None):
+        """After a boot that failed, for which error stands. wire: the new cable of a machine that was made with one."""
+        print(f"lab: {error}: booted again", file=sys.stderr)
+        self.close()
+        self._launch(wire)
 
     def _wait_ready(self, timeout):
         end = time.monotonic() + timeout
@@ -119,7 +132,7 @@ class Machine:
             try:
                 word, _, rest = lane.line().partition(" ")
             except (OSError, EOFError) as error:
-                raise LabError(f"{self.name} did not boot: {error!r}") from error
+                raise LabError(f"{self.name} did not boot: {error!r}{self.last_words()}") from error
             if word != "ready":
                 raise LabError(f"{self.name} is not as it should be: {rest or word}")
             lane.control.settimeout(None)
@@ -131,6 +144,12 @@ class Machine:
         """The end of what the kernel and QEMU said."""
         size = os.fstat(self._console).st_size
         return os.pread(self._console, most, max(0, size - most)).decode(errors="replace")
+
+    def last_words(self):
+        """What a failed kernel says of itself, or else the end of the console, and whether its limit has passed: for an error."""
+        lines = self.console(1 << 20).splitlines()
+        said = " | ".join([line for line in lines if any(word in line for word in (*_FAILED, "BUG: ", "RIP: "))][:4] or lines[-3:])
+        return f"{'; its time limit has passed' if self.limit_passed else ''}; console: {said or 'nothing'}"
 
     def close(self):
         self._timer.cancel()
@@ -163,7 +182,7 @@ class Machine:
             if not self._free:
                 raise LabError(f"{self.name} runs {LANES} commands already")
             lane = self._free.pop()
-            self._jobs[lane] = Job(lane, command, stdout, stderr, done=lambda _: self._release(lane), kill=self._kill)
+            self._jobs[lane] = Job(lane, command, stdout, stderr, done=lambda _: self._release(lane), kill=self._kill, last_words=self.last_words)
             return self._jobs[lane]
 
     def _release(self, lane):

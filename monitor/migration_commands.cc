@@ -181,7 +181,8 @@ Result<void> MigrationCommands::may_migrate(bool resume) const {
         }
         return {};
     }
-    if (source && statemachine::is_running(status)) {
+    // A guest that came by postcopy may run here already, and moves on only when it is whole.
+    if (source ? statemachine::is_running(status) : in_postcopy(status)) {
         return refuse_with("There's a migration process in progress");
     }
     if (!source) {

@@ -38,7 +38,8 @@ class MigrationService {
 public:
     virtual ~MigrationService() = default;
 
-    [[nodiscard]] virtual statemachine::Side side() const = 0; // destination from -incoming until the guest runs here
+    // Destination from -incoming until the incoming migration is over: in a postcopy that is later than the guest runs here.
+    [[nodiscard]] virtual statemachine::Side side() const = 0;
     [[nodiscard]] virtual statemachine::Status status() const = 0;
 
     // Preconditions that are the same for QEMU (status allows it, arguments are well-formed) were checked by the caller.

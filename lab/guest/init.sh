@@ -13,6 +13,8 @@ problem() {
 # A step that must succeed; what fails is told to the host, which gives up on this machine.
 must() { "$@" >/run/step 2>&1 || problem "$*: $(cat /run/step)"; }
 
+echo "lab: the first program runs" >/dev/console # lab/machine.py looks for it
+
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev

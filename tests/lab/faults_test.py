@@ -18,7 +18,7 @@ from lab.machine import Machine  # noqa: E402
 from lab.two import Two  # noqa: E402
 
 BUILD = os.path.join(ROOT, "build", "release")
-LIMIT = 600.0
+LIMIT = 800.0
 PATIENCE = 60.0   # seconds for what is to come to an end by itself; a dead peer is one that is silent for 5 s, in most of them
 TIMEOUT = "20"    # of the programs' own waits
 SCHEME = "rdma"

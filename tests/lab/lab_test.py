@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """The lab against real machines. lab_test.py BUILD-DIRECTORY [CLASS[.METHOD]...]; exit status 77: the lab is not on this host."""
+import contextlib
+import io
 import os
 import pty
 import select
@@ -11,12 +13,13 @@ import termios
 import time
 import unittest
 import xml.etree.ElementTree as tree
+from unittest import mock
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 sys.path.insert(0, ROOT)
 from lab import host  # noqa: E402
 from lab.lane import CommandTimeout, LabError  # noqa: E402
-from lab.machine import LANES, Machine  # noqa: E402
+from lab.machine import BOOTS, LANES, Machine  # noqa: E402
 from lab.two import Two  # noqa: E402
 
 BUILD = os.path.join(ROOT, "build", "release")
@@ -194,6 +197,40 @@ class TwoMachines(unittest.TestCase):
         self.verbs_fail()
         self.lab.drop_roce(0)
         self.verbs_work()
+
+
+class Boots(unittest.TestCase):
+    """A kernel that fails before it runs a program is booted again."""
+
+    def setUp(self):
+        self.image, self.kernel = host.prepare(build=BUILD)
+
+    @staticmethod
+    def fails():
+        """While it lasts, machines are started whose kernel finds no first program, and panics."""
+        return mock.patch("lab.machine._KERNEL", "rdinit=/none console=ttyS0 no_timer_check quiet panic=-1")
+
+    def test_one_machine(self):
+        with self.fails():
+            machine = Machine(self.image, self.kernel, limit=LIMIT)
+        with machine, contextlib.redirect_stderr(io.StringIO()) as said:
+            machine.wait_ready()
+            self.assertIn("Kernel panic", said.getvalue())
+            self.assertEqual(machine.run("echo here").stdout, b"here\n")
+
+    def test_two_machines_and_their_cable(self):
+        with self.fails():
+            lab = Two(self.image, self.kernel, limit=LIMIT)
+        with lab, contextlib.redirect_stderr(io.StringIO()):
+            lab.wait_ready()
+            for one, other in ((lab.a, lab.b), (lab.b, lab.a)):
+                self.assertEqual(one.run(["ping", "-c", "1", "-W", "10", other.address]).status, 0)
+
+    def test_one_that_never_boots(self):
+        with self.fails(), Machine(self.image, self.kernel, limit=LIMIT) as machine, contextlib.redirect_stderr(io.StringIO()) as said:
+            with self.assertRaisesRegex(LabError, "a did not boot.*Kernel panic"):
+                machine.wait_ready()
+        self.assertEqual(said.getvalue().count("booted again"), BOOTS - 1)
 
 
 class CommandLine(unittest.TestCase):

@@ -201,6 +201,11 @@ TEST_F(Commands, StatesThatForbidMigrate) {
     service.now = Status::none;
     service.at = Side::destination;
     EXPECT_EQ(error("migrate", {{"uri", "tcp:h:1"}}), "Guest is waiting for an incoming migration");
+    for (const Status status : {Status::postcopy_active, Status::postcopy_paused, Status::postcopy_recover}) {
+        service.now = status;
+        EXPECT_EQ(error("migrate", {{"uri", "tcp:h:1"}}), "There's a migration process in progress") << "it is not whole yet";
+        EXPECT_EQ(error("migrate", {{"uri", "tcp:h:1"}, {"resume", true}}), "Cannot resume if there is no paused migration");
+    }
 }
 
 TEST_F(Commands, IncomingOnceAndOnlyWhereItWasAskedFor) {

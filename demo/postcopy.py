@@ -9,7 +9,8 @@ from qemu_pair import PATIENCE, QmpError, wait_until
 
 LIMIT = 2 * PATIENCE     # seconds: the longest any step may take
 PRECOPY_RATE = "48M"     # bytes per second: less than the guest writes
-BACKGROUND_RATE = "4M"   # of what no fault waits for, while the cut is to come
+BACKGROUND_RATE = "32M"  # of what no fault waits for: slow enough to look on
+CUT_RATE = "4M"          # the same while the cut is to come
 SOON = {"x-pageferry-dead-peer-timeout": 3000, "x-pageferry-connect-timeout": 10000}  # ms; the defaults are for networks that stutter
 
 SOURCE = ["setup", "active", "device", "postcopy-device", "postcopy-active"]
@@ -74,7 +75,7 @@ class Story:
     def run(self):
         demo, uri = self._demo, self._demo.uri
         demo.say(f"precopy at {PRECOPY_RATE}iB/s at most, less than the guest writes: it would never end")
-        background = ["--max-postcopy-bandwidth", BACKGROUND_RATE] if self._wire else []
+        background = ["--max-postcopy-bandwidth", CUT_RATE if self._wire else BACKGROUND_RATE]
         migrate = Command(demo, ["migrate", "--qmp", self._source.cli_path, "--max-bandwidth", PRECOPY_RATE, "--downtime-limit", "300",
                                  "--postcopy=auto", *background, uri])
         self._at_source.wait("postcopy-active")
@@ -92,10 +93,17 @@ class Story:
         self._check_states()
 
     def _break(self):
-        def fetched():
-            return self._source.migration().get("ram", {}).get("postcopy-requests", 0)
-        wait_until(lambda: fetched() >= 200 or self._source.migration()["status"] != "postcopy-active", lambda: f"only {fetched()} faults", LIMIT)
-        self._demo.say(f"after {fetched()} faults: {self._wire.cut()}")
+        def figures():
+            ram = self._source.migration()["ram"]
+            return ram["postcopy-requests"], ram["remaining"]
+        _, first = figures()
+
+        def under_way():
+            faults, left = figures()
+            return faults >= 200 or left < 0.9 * first
+        wait_until(under_way, lambda: f"nothing moves: {self._source.migration()}", LIMIT)
+        faults, left = figures()
+        self._demo.say(f"{faults} faults, {left / 2**20:.1f} MiB still at the source: {self._wire.cut()}")
         for watcher, vm in ((self._at_source, self._source), (self._at_destination, self._destination)):
             if self._demo.plain and vm is self._destination:  # it waits for pages, and would wait as long as the kernel lets it
                 Command(self._demo, ["pause", "--qmp", vm.cli_path]).wait(0)

@@ -390,6 +390,8 @@ json Migration::query_migrate() const {
         .error = machine_->error(),
         .total_time = std::chrono::duration_cast<std::chrono::milliseconds>(end - started_),
         .progress = page_ != nullptr ? &page_->progress : nullptr,
+        .postcopy = page_ != nullptr && postcopy_ ? &page_->postcopy : nullptr,
+        .postcopy_blocktime = capabilities_.on("postcopy-blocktime"),
         .blocked_reasons = config_.untracked_writers,
         .listening = machine_->side() == Side::destination && (status() == Status::setup || status() == Status::active)
                          ? std::span<const std::string>{uris_}

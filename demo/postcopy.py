@@ -4,14 +4,16 @@ With --break the network is cut in the middle of that: paused on both sides, a r
 """
 import shlex
 import threading
+import time
 
-from qemu_pair import PATIENCE, QmpError, wait_until
+from qemu_pair import PATIENCE, QmpError, Timeout, wait_until
 
 LIMIT = 2 * PATIENCE     # seconds: the longest any step may take
 PRECOPY_RATE = "48M"     # bytes per second: less than the guest writes
 BACKGROUND_RATE = "32M"  # of what no fault waits for: slow enough to look on
 CUT_RATE = "4M"          # the same while the cut is to come
-SOON = {"x-pageferry-dead-peer-timeout": 3000, "x-pageferry-connect-timeout": 10000}  # ms; the defaults are for networks that stutter
+SOON = {"x-pageferry-dead-peer-timeout": 3000}  # ms; the default is for networks that stutter
+ONLY_RDMA = {"x-pageferry-rdma": "required"}    # nothing else in its place
 
 SOURCE = ["setup", "active", "device", "postcopy-device", "postcopy-active"]
 DESTINATION = ["setup", "active", "postcopy-device", "postcopy-active"]
@@ -51,7 +53,15 @@ class Watcher:
 
     def wait(self, status):
         """The next event with that status, told with the time it came at."""
-        event = self._vm.qmp.wait_event("MIGRATION", LIMIT, since=self._next, status=status)
+        end = time.monotonic() + LIMIT
+        event = None
+        while event is None:
+            try:
+                event = self._vm.qmp.wait_event("MIGRATION", min(1, LIMIT), since=self._next, status=status)
+            except Timeout:
+                over = any(e.data.get("status") in ("failed", "cancelled") for e in self._vm.qmp.events if e.name == "MIGRATION")
+                if over or self._vm.qmp.closed or time.monotonic() > end:
+                    raise
         self._next = self._vm.qmp.events.index(event) + 1
         self._demo.say(f"{self._name}: {status}", event.time)
         return event
@@ -69,8 +79,8 @@ class Story:
             if self._wire:
                 self._wire.notice_losses()
         else:
-            for vm in self._demo.pair.both():
-                vm.qmp.execute("migrate-set-parameters", **SOON)
+            for vm in self._demo.pair.both():  # the lab's emulated processor takes seconds to register memory
+                vm.qmp.execute("migrate-set-parameters", **(ONLY_RDMA if self._demo.given.transport == "rdma" else SOON))
 
     def run(self):
         demo, uri = self._demo, self._demo.uri

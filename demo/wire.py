@@ -53,6 +53,8 @@ class Roce:
             _run("ip", "rule", "add", "pref", "10", "iif", near[0], "lookup", "local")  # what has come in is for this machine
             _run("ip", "route", "add", f"{far[1]}/32", "dev", near[0], "src", near[1], "table", str(table))
             _run("ip", "rule", "add", "pref", "20", "to", far[1], "lookup", str(table))
+            with open(f"/sys/class/net/{far[0]}/address", encoding="ascii") as file:  # rdma_resolve_addr gets no answer to its own ARP here
+                _run("ip", "neigh", "replace", far[1], "lladdr", file.read().strip(), "nud", "permanent", "dev", near[0])
         _run("ip", "rule", "add", "pref", "100", "lookup", "local")
         _run("ip", "rule", "del", "pref", "0")
 

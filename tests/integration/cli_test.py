@@ -119,7 +119,7 @@ class Cli(Case):
 
     def test_postcopy_paused_and_recovered(self):
         source, destination, uri, migrate = self.in_postcopy("--postcopy=0.3")
-        self.run_cli("pause", "--qmp", source.cli_path)
+        self.run_cli("pause", "--qmp", destination.cli_path)  # migrate has the source's monitor to itself
         destination.qmp.wait_event("MIGRATION", status="postcopy-paused")
         told = self.ended(migrate, PAUSED)
         states = ["setup", "active", "device", "postcopy-device", "postcopy-active", "postcopy-paused"]

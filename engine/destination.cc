@@ -64,7 +64,7 @@ void Destination::cancel() {
 
 void Destination::pause() {
     paused_ = true;
-    reception_.interrupt(ErrorCode::cancelled, "paused on request (migrate-pause at the destination)");
+    reception_.interrupt(ErrorCode::cancelled, "Postcopy migration is paused by the user");
 }
 
 Result<void> Destination::run() {

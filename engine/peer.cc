@@ -10,6 +10,7 @@ using std::chrono::milliseconds;
 
 namespace {
 constexpr milliseconds farewell_time{50};
+constexpr const char* paused_by_user = "Postcopy migration is paused by the user"; // QEMU's words
 
 const char* name_of(pf_phase phase) {
     switch (phase) {
@@ -149,7 +150,7 @@ void Peer::cancel(const std::string& text) {
 void Peer::pause() {
     paused_ = true;
     cancelled_ = true;
-    end("paused on request (migrate-pause at the source)");
+    end(paused_by_user);
 }
 
 void Peer::end(const std::string& text) {
@@ -162,7 +163,7 @@ void Peer::end(const std::string& text) {
 
 Error Peer::cause(const Error& seen) {
     if (cancelled_) {
-        return make_error(ErrorCode::cancelled, "migrate", uri(), paused_ ? "paused on request (migrate-pause)" : "cancelled");
+        return make_error(ErrorCode::cancelled, "migrate", uri(), paused_ ? paused_by_user : "cancelled");
     }
     if (failed_) {
         return *failed_; // what the last connection says is in it

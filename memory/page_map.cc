@@ -1,5 +1,7 @@
 #include "memory/page_map.h"
 
+#include "memory/page_map_layout.h"
+
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -37,14 +39,6 @@ struct PageMap::Mapping {
     std::atomic<std::uint64_t> missing{0}; // bytes
 };
 
-std::uint64_t PageMap::bytes_for(std::span<const RamBlockInfo> blocks) {
-    std::uint64_t bytes = 0;
-    for (const RamBlockInfo& block : blocks) {
-        bytes += 2 * Bitmap::words_for(block.length / block.page_size) * sizeof(Bitmap::Word);
-    }
-    return bytes;
-}
-
 Result<PageMap> PageMap::map(std::span<const RamBlockInfo> blocks, const Fd& file) {
     for (const RamBlockInfo& block : blocks) {
         if (block.page_size == 0 || block.length % block.page_size != 0) {
@@ -52,7 +46,7 @@ Result<PageMap> PageMap::map(std::span<const RamBlockInfo> blocks, const Fd& fil
                                               "RAM block " + block.name + " has no page size that divides its length"));
         }
     }
-    const std::uint64_t length = bytes_for(blocks);
+    const std::uint64_t length = page_map_bytes(blocks);
     struct stat status = {};
     if (::fstat(file.get(), &status) != 0) {
         return std::unexpected(errno_error(errno, "fstat", "page map"));

@@ -28,10 +28,8 @@ namespace pageferry::memory {
 
 class PageMap {
 public:
-    // Bytes that a file for these blocks needs; their page sizes are known (not 0).
-    static std::uint64_t bytes_for(std::span<const RamBlockInfo> blocks);
-    // Maps the file shared. Its content is taken as it is. invalid_argument: it is too short, or a page size is not known; else
-    // mmap's error.
+    // Maps the file shared, which has page_map_bytes() (page_map_layout.h) at least. Its content is taken as it is.
+    // invalid_argument: it is too short, or a page size is not known; else mmap's error.
     static Result<PageMap> map(std::span<const RamBlockInfo> blocks, const Fd& file);
     PageMap(PageMap&&) noexcept;
     PageMap& operator=(PageMap&&) noexcept;

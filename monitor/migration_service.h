@@ -57,7 +57,7 @@ public:
     [[nodiscard]] virtual nlohmann::json query_migrate() const = 0;
 
     // Whether this host can take a guest by postcopy; the error is why not.
-    [[nodiscard]] virtual Result<void> postcopy_possible() const { return {}; }
+    [[nodiscard]] virtual Result<void> postcopy_possible() { return {}; }
 
     // A user's cont or stop. True: it was remembered, not carried out (destination, while the guest has not been permitted to
     // run: QEMU's autostart while in inmigrate; source, while it stands still for the switchover). False: it is none of our

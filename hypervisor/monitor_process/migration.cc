@@ -65,7 +65,8 @@ Migration::Migration(boost::asio::io_context& io, const MonitorConfig& config, s
                                               }
                                           }}),
       machine_(std::make_unique<statemachine::Machine>(config.incoming_given ? Side::destination : Side::source, events_)),
-      deadline_(io), incoming_(config.incoming_given && !config.incoming_native), autostart_(config.autostart) {}
+      deadline_(io), auto_recovery_(io, {.attempt = [this] { attempt_by_itself(); }, .log = log_}),
+      incoming_(config.incoming_given && !config.incoming_native), autostart_(config.autostart) {}
 
 Migration::~Migration() {
     mover_.reset();
@@ -90,6 +91,7 @@ void Migration::migrate(const monitor::MigrateRequest& request, monitor::Reply r
     }
     if (request.resume) {
         as_asked_ = request.as_asked;
+        auto_recovery_.attempt_by_user();
         return resume(request.uris, std::move(reply));
     }
     if (!config_.untracked_writers.empty()) {
@@ -325,6 +327,9 @@ void Migration::parameters_changed(const monitor::Parameters& parameters) {
         page_->limits.switchover_bandwidth = parameters.avail_switchover_bandwidth();
         page_->limits.postcopy_bandwidth = parameters.max_postcopy_bandwidth();
     }
+    auto_recovery_.set({.attempts = parameters.recover_attempts(),
+                        .backoff = parameters.recover_backoff(),
+                        .time_limit = parameters.recover_time_limit()});
 }
 
 // Nothing has begun: the user gets the reason, and everything is as it was.
@@ -340,11 +345,13 @@ void Migration::refuse(const Error& error) {
 void Migration::begun() {
     preparing_ = false;
     if (status() == Status::postcopy_paused) {
+        good_uris_ = uris_;
         move(Status::postcopy_recover_setup, Cause::requested);
         return std::exchange(reply_, nullptr)({});
     }
     machine_ = std::make_unique<statemachine::Machine>(next_side_, events_);
     native_result_ = {};
+    good_uris_ = uris_;
     started_ = std::chrono::steady_clock::now();
     finished_.reset();
     was_running_ = true;
@@ -393,7 +400,8 @@ json Migration::query_migrate() const {
         .postcopy = page_ != nullptr && postcopy_ ? &page_->postcopy : nullptr,
         .postcopy_blocktime = capabilities_.on("postcopy-blocktime"),
         .blocked_reasons = config_.untracked_writers,
-        .listening = machine_->side() == Side::destination && (status() == Status::setup || status() == Status::active)
+        .listening = machine_->side() == Side::destination &&
+                             (status() == Status::setup || status() == Status::active || status() == Status::postcopy_paused)
                          ? std::span<const std::string>{uris_}
                          : std::span<const std::string>{},
         .history = &history_,

@@ -8,6 +8,7 @@
 
 #include "engine/control_page.h"
 #include "hypervisor/link/transport_report.h"
+#include "hypervisor/monitor_process/auto_recovery.h"
 #include "hypervisor/monitor_process/holdings.h"
 #include "hypervisor/monitor_process/mover_process.h"
 #include "hypervisor/monitor_process/qemu_driver.h"
@@ -44,8 +45,11 @@ public:
     // An event of the private monitor.
     void qemu_event(const std::string& name, const nlohmann::json& event);
 
+    // A destination until the guest is wholly this side's.
     [[nodiscard]] statemachine::Side side() const override {
-        return incoming_ ? statemachine::Side::destination : statemachine::Side::source;
+        const bool pulling =
+            machine_->side() == statemachine::Side::destination && postcopy_ && statemachine::is_running(status());
+        return incoming_ || pulling ? statemachine::Side::destination : statemachine::Side::source;
     }
     [[nodiscard]] statemachine::Status status() const override { return machine_->status(); }
     void migrate(const monitor::MigrateRequest& request, monitor::Reply reply) override;
@@ -55,6 +59,7 @@ public:
     void migrate_pause(monitor::Reply reply) override;
     void migrate_recover(const std::vector<std::string>& uris, monitor::Reply reply) override;
     void migrate_start_postcopy(monitor::Reply reply) override;
+    [[nodiscard]] Result<void> postcopy_possible() override;
     [[nodiscard]] nlohmann::json query_migrate() const override;
     Result<bool> hold_run_state(bool run) override;
     void begin_native(bool incoming, monitor::Reply reply) override;
@@ -79,6 +84,8 @@ private:
     void mover_listens(const LinkMessage& message);
     void answer_listen(const Result<void>& result);
     [[nodiscard]] bool is_postcopy_state() const;
+    void follow(statemachine::Status to, statemachine::Cause cause);
+    void attempt_by_itself();
     void with_all_backends(std::function<void(Result<std::vector<RamBackend>>)> done);
     void make_disks_buffered(std::function<void(Result<void>)> done);
     Result<void> no_disk_became_direct();
@@ -154,6 +161,9 @@ private:
     std::vector<std::string> also_; // destination: listened on for a recovery, besides uris_
     monitor::Reply listen_reply_;   // of migrate-recover
     std::uint64_t listens_ = 0;
+    AutoRecovery auto_recovery_;
+    bool recovering_ = false;            // from postcopy-recover-setup on
+    std::vector<std::string> good_uris_; // source: by which the last connection was made
     bool mover_said_ended_ = false;
     std::size_t candidates_ = 0; // URIs the mover was given
     TransportReport transport_;

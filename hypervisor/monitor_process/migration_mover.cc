@@ -138,6 +138,7 @@ bool Migration::move(Status to, Cause cause, const std::string& error) {
     default: break;
     }
     report();
+    follow(to, cause);
     return true;
 }
 

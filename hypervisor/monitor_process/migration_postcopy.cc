@@ -1,6 +1,6 @@
 // The part of Migration that a postcopy needs, and every recovery: what outlives a mover, and the movers that come after it.
 #include "hypervisor/monitor_process/migration.h"
-#include "memory/page_map.h"
+#include "memory/page_map_layout.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -18,7 +18,27 @@ using statemachine::Status;
 
 namespace {
 constexpr unsigned most_successors = 5; // a mover that dies again and again, and never hears of a source, will not do better
+
+Error no_faults(const AgentHandles& handles) {
+    const int error = handles.faults.empty() ? ENOSYS : handles.faults.front().error;
+    return errno_error(
+        error, "userfaultfd", "QEMU",
+        "postcopy needs one that sees the kernel's own page faults: start QEMU as root, or give its user access to "
+        "/dev/userfaultfd; or switch postcopy-ram off on both sides");
+}
 } // namespace
+
+// Whether the kernel can do what is needed is for the mover to say, at migrate-incoming.
+Result<void> Migration::postcopy_possible() {
+    auto handles = agent_.handles();
+    if (!handles) {
+        return std::unexpected(std::move(handles.error()));
+    }
+    if (std::ranges::any_of(handles->faults, [](const AgentHandle& handle) { return static_cast<bool>(handle.fd); })) {
+        return {};
+    }
+    return std::unexpected(no_faults(*handles));
+}
 
 bool Migration::is_postcopy_state() const {
     switch (status()) {
@@ -60,15 +80,11 @@ Result<void> Migration::keep_means(AgentHandles& handles) {
         }
     }
     if (held_.faults.empty()) {
-        const int error = handles.faults.empty() ? ENOSYS : handles.faults.front().error;
-        return std::unexpected(
-            errno_error(error, "userfaultfd", "QEMU",
-                        "postcopy needs one that sees the kernel's own page faults: start QEMU as root, or give its "
-                        "user access to /dev/userfaultfd; or switch postcopy-ram off on both sides"));
+        return std::unexpected(no_faults(handles));
     }
     const auto infos = held_.infos();
     held_.page_map = Fd{::memfd_create("pageferry-pages", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
-    if (!held_.page_map || ::ftruncate(held_.page_map.get(), static_cast<off_t>(memory::PageMap::bytes_for(infos))) != 0) {
+    if (!held_.page_map || ::ftruncate(held_.page_map.get(), static_cast<off_t>(memory::page_map_bytes(infos))) != 0) {
         return std::unexpected(errno_error(errno, "memfd_create", "page map"));
     }
     return {};
@@ -92,11 +108,43 @@ Result<void> Migration::drop_mappings() {
     return {};
 }
 
+// --- automatic recovery ------------------------------------------------------------------------------------------------------
+
+void Migration::follow(Status to, Cause cause) {
+    if (machine_->side() != Side::source) {
+        return;
+    }
+    if (to == Status::postcopy_paused && std::exchange(recovering_, false) && cause != Cause::requested) {
+        auto_recovery_.attempt_failed();
+    } else if (to == Status::postcopy_paused) {
+        auto_recovery_.paused(cause == Cause::requested);
+    } else if (to == Status::postcopy_recover_setup) {
+        recovering_ = true;
+    } else if (to == Status::postcopy_active && std::exchange(recovering_, false)) {
+        auto_recovery_.recovered();
+    } else if (to == Status::completed) {
+        auto_recovery_.stop();
+    }
+}
+
+void Migration::attempt_by_itself() {
+    if (preparing_ || status() != Status::postcopy_paused) {
+        return auto_recovery_.attempt_failed();
+    }
+    resume(good_uris_, [this](const Result<void>& begun) {
+        if (!begun) {
+            log_("automatic recovery: " + begun.error().to_string());
+            auto_recovery_.attempt_failed();
+        }
+    });
+}
+
 // --- the movers after the first ----------------------------------------------------------------------------------------------
 
 void Migration::resume(std::vector<std::string> uris, monitor::Reply reply) {
     end_mover(); // of the connection that broke: it has nothing to do any more
     preparing_ = true;
+    uris_ = uris;
     reply_ = std::move(reply);
     epoch_ += most_candidates; // the latest mover may have used as many
     if (auto started = start_next_mover(Side::source, std::move(uris)); !started) {

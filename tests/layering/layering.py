@@ -31,7 +31,7 @@ INCLUDES = {
     "hypervisor/qemu/agent": [],  # the only code of ours inside QEMU: libc and its own folder
     # Must survive what a peer sends: it sees neither the data path nor the contents of guest RAM, only where a block is.
     "hypervisor/monitor_process": ["base", "transport/uri.h", "transport/search.h", "statemachine", "monitor",
-                                   "memory/ram_block.h", "engine/control_page.h", "engine/postcopy/latency.h", "hypervisor"],
+                                   "memory/ram_block.h", "memory/page_map_layout.h", "engine/control_page.h", "engine/postcopy/latency.h", "hypervisor"],
     "cli": ["base", "transport", "statemachine", "monitor", "hypervisor"],
     "perf": ["base", "transport", "statemachine", "memory", "engine", "monitor", "hypervisor"],
     "tests": ["base", "transport", "statemachine", "memory", "tcp_fallback", "rdma", "engine", "monitor", "hypervisor", "cli", "perf"],

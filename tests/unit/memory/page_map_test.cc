@@ -1,5 +1,7 @@
 #include "memory/page_map.h"
 
+#include "memory/page_map_layout.h"
+
 #include "hypervisor_process.h"
 
 #include <gtest/gtest.h>
@@ -29,11 +31,11 @@ class PageMapTest : public ::testing::Test {
 protected:
     PageMap map() { return std::move(PageMap::map(infos(), file_).value()); }
 
-    Fd file_ = file_for(PageMap::bytes_for(infos()));
+    Fd file_ = file_for(page_map_bytes(infos()));
 };
 
 TEST_F(PageMapTest, AnEmptyFileHasReceivedNothing) {
-    EXPECT_EQ(PageMap::bytes_for(infos()), 2 * 8 * (16 + 1 + 1));
+    EXPECT_EQ(page_map_bytes(infos()), 2 * 8 * (16 + 1 + 1));
     PageMap pages = map();
     EXPECT_EQ(pages.blocks(), 3U);
     EXPECT_EQ(pages.page_size(1), huge);
@@ -104,7 +106,7 @@ TEST_F(PageMapTest, ManyThreadsCountEachPageOnce) {
 }
 
 TEST_F(PageMapTest, SaysWhatIsWrongWithTheFile) {
-    const auto shorter = PageMap::map(infos(), file_for(PageMap::bytes_for(infos()) - 1));
+    const auto shorter = PageMap::map(infos(), file_for(page_map_bytes(infos()) - 1));
     ASSERT_FALSE(shorter);
     EXPECT_EQ(shorter.error().code, ErrorCode::invalid_argument);
     EXPECT_NE(shorter.error().to_string().find("287 bytes, and needs 288"), std::string::npos) << shorter.error().to_string();

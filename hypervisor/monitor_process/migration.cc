@@ -407,6 +407,7 @@ json Migration::query_migrate() const {
                              (status() == Status::setup || status() == Status::active || status() == Status::postcopy_paused)
                          ? std::span<const std::string>{uris_}
                          : std::span<const std::string>{},
+        .history = &history_,
         .transport = &transport_});
 }
 

@@ -146,6 +146,7 @@ void Migration::report() {
     while (auto event = events_.take()) {
         log_(std::string{statemachine::name_of(event->side)} + ": " + std::string{statemachine::name_of(event->from)} + " -> " +
              std::string{statemachine::name_of(event->to)} + (event->error.empty() ? "" : ": " + event->error));
+        history_.note(*event);
         sink_.broadcast("MIGRATION", {{"status", std::string{statemachine::name_of(event->to)}}});
     }
 }

@@ -63,8 +63,7 @@ void Destination::cancel() {
 }
 
 void Destination::pause() {
-    paused_ = true;
-    reception_.interrupt(ErrorCode::cancelled, "Postcopy migration is paused by the user");
+    paused_ = reception_.interrupt(ErrorCode::cancelled, "Postcopy migration is paused by the user"); // QEMU's words
 }
 
 Result<void> Destination::run() {
@@ -88,7 +87,8 @@ Result<void> Destination::run() {
         if (auto done = settle(); !done) {
             const Error error = reception_.cause(done.error());
             lost(error);
-            if (deaf_ && !reception_.cancelled()) {
+            const bool blind = receiver_ && receiver_->broken();
+            if ((deaf_ || blind) && !reception_.cancelled()) {
                 return std::unexpected(error); // whoever owns this process starts another
             }
         }

@@ -201,7 +201,7 @@ def touch(vm, length):
     for pid in vm.work.processes():
         try:
             with open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
-                shared = [line.split(maxsplit=5) for line in maps if re.search(r" rw-s .* /(dev/shm|memfd:)", line) and " (deleted)" not in line]
+                shared = [line.split(maxsplit=5) for line in maps if re.search(r" rw-s .* /(dev/shm|memfd:)", line)]
         except OSError:
             continue
         for part in shared:

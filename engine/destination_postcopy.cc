@@ -116,13 +116,15 @@ Result<void> Destination::settle() {
         pull();
     }
     if (!ran_) {
-        auto message = reception_.inbox().wait(answer_timeout);
-        if (!message || !*message || !std::holds_alternative<session::Permit>(**message)) {
-            return !message    ? std::unexpected(std::move(message.error()))
-                   : !*message ? std::unexpected(no_message("Permit", answer_timeout))
-                               : std::unexpected(unexpected_message(**message, "wait for Permit"));
+        const auto message = answer("Permit", answer_timeout);
+        if (!message) {
+            return std::unexpected(message.error());
         }
-        PAGEFERRY_TRY(run_guest(std::get<session::Permit>(**message).running));
+        const auto* permit = std::get_if<session::Permit>(&*message);
+        if (permit == nullptr) {
+            return std::unexpected(unexpected_message(*message, "wait for Permit"));
+        }
+        PAGEFERRY_TRY(run_guest(permit->running));
         PAGEFERRY_TRY(reception_.channel().send(session::Running{}));
     }
     PAGEFERRY_TRY(pull_the_rest());
@@ -149,14 +151,16 @@ Result<Destination::Peer> Destination::greet_again(const session::Hello& hello) 
         return std::unexpected(order.error());
     }
     PAGEFERRY_TRY(share_memory(*order));
-    const auto limit = reception_.inbox().wait(answer_timeout);
-    if (!limit || !*limit || !std::holds_alternative<session::PullLimit>(**limit)) {
-        return std::unexpected(!limit    ? limit.error()
-                               : !*limit ? no_message("PullLimit", answer_timeout)
-                                         : unexpected_message(**limit, "recover"));
+    const auto message = answer("PullLimit", answer_timeout);
+    if (!message) {
+        return std::unexpected(message.error());
+    }
+    const auto* limit = std::get_if<session::PullLimit>(&*message);
+    if (limit == nullptr) {
+        return std::unexpected(unexpected_message(*message, "recover"));
     }
     if (receiver_) {
-        receiver_->limit(std::get<session::PullLimit>(**limit).bytes_per_second);
+        receiver_->limit(limit->bytes_per_second);
     }
     PAGEFERRY_TRY(
         reception_.channel().send(session::Resume{.runs = ran_, .missing = postcopy_ ? receiver_->pages().missing_bytes() : 0}));

@@ -27,15 +27,23 @@ Result<void> Destination::missing(const session::Missing& message) {
     }
     const auto& block = *blocks_[message.block];
     const auto local = static_cast<std::size_t>(&block - config_.blocks.data());
+    // All of it is looked at before any of it counts.
+    for (std::size_t word = 0; word < message.words.size(); ++word) {
+        if (message.words[word] == 0) {
+            continue;
+        }
+        const std::uint64_t from = 64 * word;
+        const auto width = static_cast<std::uint64_t>(std::bit_width(message.words[word]));
+        if (message.first_page >= block.pages() || from + width > block.pages() - message.first_page) {
+            return std::unexpected(out_of_place(message, "a page of the 64 from " + std::to_string(message.first_page) + " + " +
+                                                             std::to_string(from) + " is beyond its end"));
+        }
+    }
     for (std::size_t word = 0; word < message.words.size(); ++word) {
         for (std::uint64_t bits = message.words[word]; bits != 0;) {
             const auto first = static_cast<unsigned>(std::countr_zero(bits));
             const auto count = static_cast<unsigned>(std::countr_one(bits >> first));
-            const std::uint64_t page = message.first_page + (64 * word) + first;
-            if (page >= block.pages() || count > block.pages() - page) {
-                return std::unexpected(out_of_place(message, "page " + std::to_string(page) + " is beyond its end"));
-            }
-            receiver_->pages().missing_run(local, {.first = page, .count = count});
+            receiver_->pages().missing_run(local, {.first = message.first_page + (64 * word) + first, .count = count});
             bits = first + count == 64 ? 0 : bits >> (first + count) << (first + count);
         }
     }

@@ -79,21 +79,23 @@ class PostcopyCase(Case):
             load_ballast(vm)
         return vm
 
-    def to_active(self, source, destination, uri=None):
-        """A precopy that would never end."""
+    def to_active(self, source, destination, uri=None, by=None):
+        """A precopy that would never end. by: the way the source takes to there, if it is another."""
         uri = uri or self.uri()
         source.set_parameters(max_bandwidth=CRAWL, downtime_limit=1, max_postcopy_bandwidth=HELD)
         destination.qmp.execute("migrate-incoming", uri=uri)
-        source.qmp.execute("migrate", uri=uri)
-        source.qmp.wait_event("MIGRATION", status="active")
+        mark = len(source.qmp.events)
+        source.qmp.execute("migrate", uri=by or uri)
+        source.qmp.wait_event("MIGRATION", since=mark, status="active")
         destination.qmp.wait_event("MIGRATION", status="active")
         return uri
 
     def to_postcopy(self, source, destination, uri=None):
         """Held there; the guest runs at the destination."""
+        mark = len(source.qmp.events)
         uri = self.to_active(source, destination, uri)
         source.qmp.execute("migrate-start-postcopy")
-        source.qmp.wait_event("MIGRATION", status=ACTIVE)
+        source.qmp.wait_event("MIGRATION", since=mark, status=ACTIVE)
         destination.qmp.wait_event("MIGRATION", status=ACTIVE)
         destination.qmp.wait_event("RESUME")
         return uri

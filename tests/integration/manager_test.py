@@ -3,17 +3,13 @@
 good one, and never asks how the migration is doing.
 """
 import os
-import subprocess
-import sys
 import unittest
-from contextlib import contextmanager
 
-from postcopy_common import (ACTIVE, CRAWL, HELD, PAUSED, RECOVER, SETUP, PostcopyCase, ballast_problem)
+from postcopy_common import ACTIVE, CRAWL, HELD, PAUSED, RECOVER, SETUP, PostcopyCase, ballast_problem, never_accepts
 from qemu_pair import Namespaces, Timeout
 from under_pageferry import PATIENCE, main
 
 SOURCE, DESTINATION = "source", "destination"
-LISTENER = "import socket, sys; s = socket.create_server((sys.argv[1], 0)); print(s.getsockname()[1], flush=True); sys.stdin.read()"
 SHORT = {"x-pageferry-dead-peer-timeout": 1000, "x-pageferry-connect-timeout": 1000}  # ms
 
 
@@ -57,15 +53,6 @@ class EventsOnly(PostcopyCase):
         super().setUp()
         self.net = self.enterContext(Namespaces())
 
-    @contextmanager
-    def never_accepts(self):
-        """On the destination's host. Yields its URI."""
-        host = self.net.addresses[1]
-        with subprocess.Popen([*self.net.prefix(1), sys.executable, "-c", LISTENER, host], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              text=True) as listener:
-            yield f"tcp:{host}:{int(listener.stdout.readline())}"
-            listener.stdin.close()
-
     def test_three_failed_recoveries_and_a_good_one(self):
         source = self.started("src", prefix=self.net.prefix(0))
         destination = self.start("dst", incoming=True, prefix=self.net.prefix(1))
@@ -92,7 +79,7 @@ class EventsOnly(PostcopyCase):
         # A dead port.
         tell(SOURCE, "migrate", uri=f"tcp:{self.net.addresses[1]}:1", resume=True)
         due(SOURCE, SETUP, PAUSED)
-        with self.never_accepts() as silent:
+        with never_accepts(self.net.addresses[1], self.net.prefix(1)) as silent:
             # A listener that never accepts: found by its own deadline.
             tell(SOURCE, "migrate", uri=silent, resume=True)
             due(SOURCE, SETUP, PAUSED)

@@ -11,6 +11,8 @@ import random
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -172,26 +174,35 @@ class PostcopyCase(Case):
         return wait_until(lambda: (pid := self.mover(vm)) != old and pid, f"{vm.name} gets no new mover")
 
     def open_files(self, vm):
-        """What the monitor process holds: its descriptors, by what they are, and its threads."""
-        pid = self.helper(vm, "pageferry-monitor")
-        kinds = {}
-        for number in os.listdir(f"/proc/{pid}/fd"):
-            try:
-                kind = re.sub(r"[0-9]+", "N", os.readlink(f"/proc/{pid}/fd/{number}"))
-            except OSError:
-                continue
-            kinds[kind] = kinds.get(kind, 0) + 1
-        return kinds, len(os.listdir(f"/proc/{pid}/task"))
+        return open_files(self.helper(vm, "pageferry-monitor"))
+
+
+def open_files(pid):
+    """What a process holds: how many of each kind of descriptor, and its threads."""
+    kinds = {}
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            kind = re.sub(r"[0-9]+", "N", os.readlink(f"/proc/{pid}/fd/{number}"))
+        except OSError:
+            continue  # closed meanwhile
+        kinds[kind] = kinds.get(kind, 0) + 1
+    return kinds, len(os.listdir(f"/proc/{pid}/task"))
 
 
 # --- peers that are none --------------------------------------------------------------------------------------------------------
 
 
+LISTENER = "import socket, sys; s = socket.create_server((sys.argv[1], 0)); print(s.getsockname()[1], flush=True); sys.stdin.read()"
+
+
 @contextmanager
-def never_accepts(host="127.0.0.1"):
-    """A port where the kernel completes the connection and nobody answers. Yields its URI."""
-    with socket.create_server((host, 0)) as server:
-        yield f"tcp:{host}:{server.getsockname()[1]}"
+def never_accepts(host="127.0.0.1", prefix=()):
+    """A port where the kernel completes the connection and nobody answers. prefix: where it runs. Yields its URI."""
+    with subprocess.Popen([*prefix, sys.executable, "-c", LISTENER, host], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as listener:
+        try:
+            yield f"tcp:{host}:{int(listener.stdout.readline())}"
+        finally:
+            listener.stdin.close()
 
 
 @contextmanager

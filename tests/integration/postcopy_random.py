@@ -24,7 +24,7 @@ from contextlib import ExitStack
 import faults_common
 from faults_common import Guest, program
 from postcopy_common import ACTIVE, BALLAST, MIB, PAUSED, ballast_problem, load_ballast, never_accepts, open_files
-from qemu_pair import Namespaces, QmpClosed, QmpError, Timeout, Workspace, wait_until
+from qemu_pair import Namespaces, QmpClosed, QmpError, Workspace, wait_until
 
 PORT = 4444
 OVER = ("completed", "failed", "cancelled")
@@ -86,7 +86,7 @@ class Run:
         self.marks = {vm: len(vm.qmp.events) for vm in pair}
         self.good = [f"tcp:{self.host(1 - self.side)}:{self.port()}"]
         for vm in pair:
-            vm.set_parameters(**{"x-pageferry-dead-peer-timeout": dice.choice((300, 800, 2000)) if actions else 10_000,
+            vm.set_parameters(**{"x-pageferry-dead-peer-timeout": dice.choice((500, 1000, 2000)) if actions else 10_000,
                                  "x-pageferry-connect-timeout": dice.choice((300, 1000)) if actions else 30_000})
         self.source.set_parameters(max_bandwidth=dice.choice((1, 4, 64)) * MIB, downtime_limit=1, max_postcopy_bandwidth=MIB // 4)
         self.automatic(dice.choice((0, 0, 3)) if actions else 0)
@@ -119,8 +119,7 @@ class Run:
                 raise
             name += "!"
         except QmpClosed:
-            if self.destination.alive() or not self.source.alive():
-                raise  # a destination may end, as long as the guest is at the source: settle() looks
+            self.destination_has_ended()  # it may, as long as the guest is at the source: settle() looks
             name += "?"
         self.done.append(name)
         self.counts[name] += 1
@@ -188,10 +187,15 @@ class Run:
     def status_there(self):
         try:
             return self.destination.migration().get("status")
-        except (QmpClosed, Timeout):
-            if self.destination.alive():
-                raise
+        except QmpClosed:
+            self.destination_has_ended()
             return "ended"
+
+    def destination_has_ended(self):
+        """And the source has not; or it is an error."""
+        wait_until(lambda: not self.destination.alive(), "a monitor is closed, and its QEMU goes on", timeout=10)
+        if not self.source.alive():
+            raise Wrong("both QEMUs have ended")
 
     def settle(self, faults):
         if self.net:
@@ -269,8 +273,7 @@ class Run:
             if self.destination.running() and self.source.running():
                 raise Wrong("both run")
         except QmpClosed:
-            if self.destination.alive() or not self.source.alive():
-                raise
+            self.destination_has_ended()
 
     def one_at_a_time(self):
         """By QEMU's own clock: the source stopped before the destination ran, and did not run again."""

@@ -241,6 +241,32 @@ class Refusals(PostcopyCase):
                 source, destination = destination, self.start(f"dst{on}", incoming=True)
 
 
+class Discards(PostcopyCase):
+    """Guest memory that is given back to the host, by virtio-mem, which does so without the guest's help."""
+
+    def test_memory_that_was_discarded_before(self):
+        source, destination = self.pair(memory="64M,maxmem=1G", extra=[
+            "-object", "memory-backend-file,id=mem0,size=128M,mem-path=/dev/shm,share=on",
+            "-device", "virtio-mem-pci,id=vm0,memdev=mem0,requested-size=0"])
+        self.to_postcopy(source, destination)
+        self.complete(source, destination)
+
+    def test_discards_in_the_middle(self):
+        """Of memory that was added at the destination since: none of the migration's pages is hurt."""
+        source, destination = self.pair(memory="64M,maxmem=1G")
+        self.to_postcopy(source, destination)
+        destination.qmp.execute("object-add", **{"qom-type": "memory-backend-file", "id": "mem0", "size": 128 << 20, "mem-path": "/dev/shm",
+                                                 "share": True})
+        destination.qmp.ask("device_add", {"driver": "virtio-mem-pci", "id": "vm0", "memdev": "mem0"})
+        self.assertEqual(source.migration()["status"], ACTIVE)
+        destination.wait_writing()
+        self.pause(source, destination)
+        uri = self.uri()
+        destination.qmp.execute("migrate-recover", uri=uri)
+        self.recover(source, destination, uri)
+        self.complete(source, destination)
+
+
 class Afterwards(PostcopyCase):
     def test_the_guest_is_the_kernels_again(self):
         """No range of QEMU's is watched, nobody holds a userfaultfd for faults, and no helper process is left."""

@@ -151,6 +151,26 @@ class Phases(Relayed):
         self.destination.qmp.wait_event("RESUME")
         self.complete(self.source, self.destination)
 
+    def test_an_old_connection_that_nobody_ended(self):
+        """The source is gone from it, the destination waits on it still: a new one is not taken before the old one's deadline has
+        passed, and what comes late by the old one goes nowhere.
+        """
+        short(self.destination, dead_peer=2000)
+        self.enter_postcopy()
+        self.destination.wait_writing()
+        marks = self.marks()
+        self.proxy.freeze()
+        self.source.qmp.execute("migrate-pause")
+        self.source.qmp.wait_event("MIGRATION", since=marks[0], status=PAUSED)
+        self.assertEqual(self.statuses(self.destination, marks[1]), [])
+        self.source.qmp.execute("migrate", uri=self.direct, resume=True)
+        self.destination.qmp.wait_event("MIGRATION", since=marks[1], status=PAUSED)
+        self.source.qmp.wait_event("MIGRATION", since=marks[0], status=ACTIVE)
+        self.assertEqual(self.statuses(self.source, marks[0]), [PAUSED, SETUP, RECOVER, ACTIVE])
+        self.destination.wait_status(ACTIVE)
+        self.proxy.freeze(False)
+        self.complete(self.source, self.destination)
+
     def test_the_last_word_is_lost(self):
         self.enter_postcopy()
         self.proxy.hold("Received")
@@ -163,6 +183,27 @@ class Phases(Relayed):
         self.assertFalse(self.source.running())
         self.source.qmp.execute("migrate", uri=self.proxy.uri, resume=True)
         self.finish(self.source, self.destination)
+
+    def test_the_source_does_not_know_that_all_is_loaded(self):
+        """Before it has sent its permit it goes on, and the destination never runs."""
+        self.to_active(self.source, self.destination, self.direct, self.proxy.uri)
+        self.proxy.hold("DeviceLoaded")
+        self.source.qmp.execute("migrate-start-postcopy")
+        self.proxy.wait_held()
+        self.assertEqual(self.source.migration()["status"], "postcopy-device")
+        self.refused(self.source, "migrate_cancel", CANNOT_CANCEL)
+        self.proxy.cut()
+        self.source.wait_status("failed")
+        self.destination.wait_status(PAUSED)
+        self.assertFalse(self.destination.running())
+        self.source.wait_running()
+        self.source.wait_writing()
+        self.assert_intact(self.source)
+        self.assertEqual(self.statuses(self.source), [*TO_POSTCOPY_SOURCE[:-1], "failing", "failed"])
+        self.destination.close()
+        second = self.start("second", incoming=True)
+        self.to_postcopy(self.source, second)
+        self.complete(self.source, second)
 
     def test_device_state_is_not_loaded(self):
         """The one moment of a postcopy in which the source gets its guest back."""

@@ -1,5 +1,6 @@
 #include "perf/fault.h"
 
+#include "base/scheduling.h"
 #include "perf/fault_guest.h"
 #include "perf/puller.h"
 #include "perf/push_protocol.h"
@@ -118,6 +119,7 @@ private:
         std::atomic<bool> stop = false;
         Result<void> handled;
         std::thread handler{[&] {
+            ask_for_short_turns();
             std::array<memory::Fault, 16> faults{};
             while (!stop && handled) {
                 const auto count = guest_.regions().next(faults, milliseconds{100});

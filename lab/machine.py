@@ -35,6 +35,9 @@ _FAILED = ("Oops: ", "Kernel panic")
 _KERNEL = "console=ttyS0 no_timer_check quiet loglevel=4 panic=-1 rdinit=/init mitigations=off audit=0 random.trust_cpu=on cryptomgr.notests"
 
 
+failed_kernels = []  # what those said that panicked after they had booted
+
+
 class Machine:
     """image, kernel: paths. name: its host name. number: the last part of its addresses (10.77.0.NUMBER, fd77::NUMBER). wire: a socket
     that is its network cable; without one it has a pair of its own. terminal: QEMU's standard input and output are the terminal that a
@@ -166,6 +169,8 @@ class Machine:
         self._monitor.close()
         for lane in self._lanes:
             lane.close()
+        if self.qmp is not None and "Kernel panic" in self.console(1 << 20):
+            failed_kernels.append(f"{self.name}{self.last_words()}")
         os.close(self._console)
 
     def __enter__(self):

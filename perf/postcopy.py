@@ -18,6 +18,7 @@ Peers are measured in turn, round after round. A processor is emulated (-accel t
 """
 import argparse
 import json
+import mmap
 import os
 import re
 import subprocess
@@ -197,11 +198,11 @@ def pulled(vm):
 
 
 def touch(vm, length):
-    """The guest's RAM, as if it had touched so much of it: the file gets its pages, of zeros. (Its guests in a boot sector reach 3 GiB.)"""
+    """The guest's RAM, as if it had touched so much of it: the file gets its pages. (The guests in a boot sector reach 3 GiB.)"""
     for pid in vm.work.processes():
         try:
             with open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
-                shared = [line.split(maxsplit=5) for line in maps if re.search(r" rw-s .* /(dev/shm|memfd:)", line)]
+                shared = [line.split(maxsplit=5) for line in maps if re.search(r" rw-s .* /", line)]
         except OSError:
             continue
         for part in shared:
@@ -209,7 +210,8 @@ def touch(vm, length):
             if last - first >= length and vm.name in _command(pid):
                 file = os.open(f"/proc/{pid}/map_files/{first:x}-{last:x}", os.O_RDWR)
                 try:
-                    os.posix_fallocate(file, 0, length)
+                    with mmap.mmap(file, length) as ram:
+                        ram.madvise(23)  # MADV_POPULATE_WRITE, Linux 5.14
                 finally:
                     os.close(file)
                 return

@@ -1,6 +1,4 @@
 """The figures of postcopy.py as a table. Pure functions. Standard library only."""
-import statistics
-
 from report import HEADS, GIB, cells, compared, median, rate, row, seconds, spread, text  # noqa: F401 (text is for the caller)
 
 
@@ -67,18 +65,20 @@ STEPS = (("device", "STOP seen"), ("saved", "device state saved, missing pages t
 
 
 def switch_rows(result):
-    table, without = [], {}
+    table, medians = [], []
     for gib in result["settings"]["sizes"].split(","):
         ours, theirs = (result["runs"].get(f"switch {whose} {gib}", []) for whose in ("ours", "qemu"))
         if not ours:
             continue
-        # What is QEMU's own: saving device state, and loading it.
-        without[gib] = statistics.median(run["downtime"] - run["saved"] - run["loaded"] for run in ours)
-        missing = f", {median(ours, 'missing') / GIB:.1f} GiB missing"
-        table += compared(f"STOP to RESUME, {gib} GiB{missing}", ours, "downtime", millis, "QEMU", theirs, "", lambda a, b: None)
-        table += [row("... without saving and loading device state", millis(without[gib]), target="<= 30 ms", met=without[gib] <= 0.030)]
+        medians.append(median(ours, "downtime"))
+        # QEMU's own switch is its device state saved and loaded, over the same path.
+        table += compared(f"STOP to RESUME, {gib} GiB, {median(ours, 'missing') / GIB:.1f} missing", ours, "downtime", millis, "QEMU", theirs,
+                          "<= QEMU + 30 ms", lambda a, b: a <= b + 0.030)
         table += [row(f"... {words}", millis(median(ours, key)), spread(ours, key, millis)) for key, words in STEPS]
-        table += compared("command to STOP", ours, "to_stop", millis, "QEMU", theirs, "", lambda a, b: None)
+        table += compared("... before: command to STOP", ours, "to_stop", millis, "QEMU", theirs, "", lambda a, b: None)
+    if len(medians) > 1:
+        more = max(medians) - min(medians)
+        table.append(row("STOP to RESUME, largest less smallest guest", millis(more), target="the same: < 5 ms", met=more < 0.005))
     return table
 
 

@@ -179,8 +179,8 @@ void Work::fill_requests(std::size_t lane, Turn& turn) {
     OpQueue& pulls = queue(pull_kind(lane));
     std::uint64_t bytes = 0;
     turn.first_request = own.first_asked + own.asked.size();
-    while (turn.requests.size() < max_pieces && may_ask(own) && bytes < answer_turn_bytes) {
-        const auto part = pulls.take(answer_turn_bytes);
+    while (turn.requests.size() < max_pieces && may_ask(own) && bytes < pull_turn_bytes) {
+        const auto part = pulls.take(pull_turn_bytes);
         if (!part) {
             break;
         }
@@ -199,7 +199,7 @@ bool Work::fill(std::size_t lane, Turn& turn) {
     }
     fill_requests(lane, turn);
     turn.first_reply = own.first_owed;
-    for (std::uint64_t bytes = 0; turn.replies.size() < max_pieces && bytes < answer_turn_bytes && !own.owed.empty();
+    for (std::uint64_t bytes = 0; turn.replies.size() < max_pieces && bytes < pull_turn_bytes && !own.owed.empty();
          ++own.first_owed) {
         turn.replies.push_back(own.owed.pop());
         bytes += turn.replies.back().piece.length;

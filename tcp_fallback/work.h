@@ -26,9 +26,8 @@
 namespace pageferry::tcp {
 
 inline constexpr std::uint32_t turn_bytes = 2U << 20U; // page bytes of one kind in one turn, so also the largest piece
-// Of answers: a fault's answer has to wait for a processor until such a turn is over. What is asked for in one go is larger, so
-// that the lanes fill memory of their own each and do not meet in one huge page.
-inline constexpr std::uint32_t answer_turn_bytes = 256U << 10U;
+// The same of pulls, requests and answers: a fault's answer has to wait for a processor until such a turn is over.
+inline constexpr std::uint32_t pull_turn_bytes = 512U << 10U;
 inline constexpr std::uint64_t pull_window_bytes = 8ULL << 20U; // asked for on one lane and not yet here
 
 // Everything a sender puts on the wire in one go, in this order. The storage is kept from turn to turn.

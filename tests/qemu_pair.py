@@ -66,7 +66,7 @@ class Event:
     name: str
     data: dict
     time: float  # time.monotonic() at which it was read
-    stamp: float = 0.0  # time.time() at which it happened, as its sender says
+    stamp: float = 0.0  # QEMU's own, seconds since the epoch
 
     def __str__(self):
         return f"{self.name} {self.data['status']}" if self.name == "MIGRATION" else self.name
@@ -102,9 +102,7 @@ class Qmp:
                 message = json.loads(line)
                 with self._condition:
                     if "event" in message:
-                        stamp = message.get("timestamp", {})
-                        self.events.append(Event(message["event"], message.get("data", {}), time.monotonic(),
-                                                 stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6))
+                        self.events.append(Event(message["event"], message.get("data", {}), time.monotonic(), _stamp(message)))
                         self.conversation.append(("event", self.events[-1]))
                     else:
                         self._replies[message.get("id")] = message
@@ -165,6 +163,11 @@ class Qmp:
             pass
         self._reader.join()
         self._socket.close()
+
+
+def _stamp(message):
+    when = message.get("timestamp", {})
+    return when.get("seconds", 0) + when.get("microseconds", 0) / 1e6
 
 
 def _connected(address, end, alive):

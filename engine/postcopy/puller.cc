@@ -166,6 +166,8 @@ Result<bool> Puller::fill() {
         const std::uint64_t bytes = found ? bytes_of(slot) : 0;
         if (bytes < allowed) {
             pacer_.give_back(allowed - bytes);
+        } else {
+            pacer_.owe(bytes - allowed); // of a page that is larger
         }
         if (!found) {
             break;

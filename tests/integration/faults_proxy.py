@@ -5,6 +5,7 @@
         source.qmp.execute("migrate", uri=proxy.uri)
         proxy.wait_held()
         proxy.cut()                     # every connection through it ends; later ones pass again
+    proxy.freeze()                  # or: nothing passes any more, and the end of one side is not told to the other, until freeze(False)
 
 Connections that come after cut() are relayed as if nothing had been. Standard library only.
 """
@@ -17,7 +18,8 @@ from qemu_pair import PATIENCE, Timeout
 
 GREETING, PREAMBLE, VERDICT, CONTROL_HEADER = 16, 64, 8, 8
 TYPES = ("Hello", "HelloReply", "RamTable", "DataExtents", "Discard", "DiscardDone", "RoundEnd", "DeviceState", "DeviceReturn", "Switchover",
-         "RamFinal", "DeviceLoaded", "Permit", "Running", "Goodbye", "Failure", "Heartbeat")  # numbered from 1, as in docs/protocol.md
+         "RamFinal", "DeviceLoaded", "Permit", "Running", "Goodbye", "Failure", "Heartbeat", "Missing", "PullLimit", "PullProgress", "Resume",
+         "Received")  # numbered from 1, as in docs/protocol.md
 
 
 class Proxy:
@@ -28,6 +30,7 @@ class Proxy:
         self._changed = threading.Condition()
         self._hold = None
         self._held = False
+        self._frozen = False
         self._cut = 0
         self.seen = []  # names of the messages that passed, both ways
         self._sockets = []
@@ -47,10 +50,16 @@ class Proxy:
                 seen = [one for one in self.seen if one != "Heartbeat"]
                 raise Timeout(f"no {self._hold} came by; seen: {seen[-20:]}")
 
+    def freeze(self, frozen=True):
+        with self._changed:
+            self._frozen = frozen
+            self._changed.notify_all()
+
     def cut(self):
         with self._changed:
             self._cut += 1
             self._hold = None
+            self._frozen = False
             sockets, self._sockets = self._sockets, []
             self._changed.notify_all()
         for one in sockets:
@@ -80,6 +89,7 @@ class Proxy:
                 work(*arguments)
             except OSError:
                 pass
+            self._wait_if_frozen()
             for one in arguments[:2]:
                 try:
                     one.shutdown(socket.SHUT_RDWR)
@@ -116,12 +126,18 @@ class Proxy:
                 if age != self._cut:
                     raise OSError("cut")
                 self.seen.append(name)
+            self._wait_if_frozen()
             target.sendall(header + message)
 
-    @staticmethod
-    def _bytes(source, target):
+    def _bytes(self, source, target):
         while data := source.recv(1 << 18):
+            self._wait_if_frozen()
             target.sendall(data)
+
+    def _wait_if_frozen(self):
+        with self._changed:
+            age = self._cut
+            self._changed.wait_for(lambda: not self._frozen or age != self._cut)
 
     def __enter__(self):
         return self

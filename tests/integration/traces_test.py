@@ -6,6 +6,7 @@ Events and answers come by chance between each other, so each is compared in its
 import json
 import os
 
+from postcopy_common import CRAWL, HELD, ballast_problem, load_ballast
 from under_pageferry import FAST, HERE, Case, QmpClosed, main, wait_until
 
 with open(os.path.join(HERE, "..", "data", "qemu-11.1-traces.json"), encoding="utf-8") as file:
@@ -51,6 +52,34 @@ class Scenarios:
         self.destination.vm.wait_running()
         self.assertIsNone(self.destination.vm.writer_problem())
         self.destination.vm.qmp.wait_event("STOP")
+
+    def to_postcopy(self):
+        """It stays there until full_speed()."""
+        load_ballast(self.source.vm)
+        for side in (self.source, self.destination):
+            side.vm.set_capabilities(postcopy_ram=True)
+        self.source.vm.set_parameters(downtime_limit=300, max_bandwidth=CRAWL, max_postcopy_bandwidth=HELD)
+        self.begin_trace()
+        self.source.vm.wait_status("active")
+        self.source.command("migrate-start-postcopy")
+        self.source.vm.wait_status("postcopy-active")
+        self.destination.vm.wait_status("postcopy-active")
+        self.destination.vm.qmp.wait_event("RESUME")
+
+    def pause(self):
+        self.source.command("migrate-pause")
+        self.source.vm.wait_status("postcopy-paused")
+        self.destination.vm.wait_status("postcopy-paused")
+
+    def recover(self):
+        uri = self.uri()
+        self.destination.command("migrate-recover", uri=uri)
+        self.source.command("migrate", uri=uri, resume=True)
+
+    def arrive_whole(self):
+        self.source.vm.set_parameters(max_postcopy_bandwidth=0)
+        self.arrive()
+        self.assertIsNone(ballast_problem(self.destination.vm))
 
     def compare(self, name):
         for side, recorded in ((self.source, GOLDEN[name]["src"]), (self.destination, GOLDEN[name]["dst"])):
@@ -104,6 +133,41 @@ class Scenarios:
         self.destination.command("migrate-recover", uri=self.uri())
         self.destination.command("migrate-pause")
         self.compare("refusals_idle")
+
+    def test_postcopy(self):
+        self.to_postcopy()
+        self.arrive_whole()
+        self.compare("postcopy")
+
+    def test_postcopy_recover(self):
+        self.to_postcopy()
+        self.pause()
+        self.recover()
+        self.arrive_whole()
+        self.compare("postcopy_recover")
+
+    def test_recover_dead_port(self):
+        self.to_postcopy()
+        self.pause()
+        mark = len(self.source.vm.qmp.events)
+        self.source.command("migrate", uri=self.dead_uri(), resume=True)
+        self.source.vm.qmp.wait_event("MIGRATION", since=mark, status="postcopy-paused")
+        self.recover()
+        self.arrive_whole()
+        self.compare("recover_dead_port")
+
+    def test_refusals_paused(self):
+        self.to_postcopy()
+        self.pause()
+        self.source.command("migrate", uri=self.uri())
+        self.source.command("migrate-continue", state="pre-switchover")
+        self.source.command("migrate_cancel")
+        self.source.command("migrate-pause")
+        self.destination.command("migrate-incoming", uri=self.uri())
+        self.recover()
+        self.arrive_whole()
+        self.destination.command("migrate-recover", uri=self.uri())
+        self.compare("refusals_paused")
 
 
 class Network(Scenarios, Case):

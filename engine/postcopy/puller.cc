@@ -1,7 +1,5 @@
 #include "engine/postcopy/puller.h"
 
-#include "base/scheduling.h"
-
 #include <pthread.h>
 
 #include <algorithm>
@@ -64,10 +62,6 @@ pf_extent Puller::extent_of(std::size_t block, memory::PageRun run, std::uint64_
                      .cookie = cookie};
 }
 
-std::uint64_t Puller::bytes_of(const Slot& slot) const {
-    return slot.run.count * target_.pages.page_size(slot.block);
-}
-
 // --- of the fault server's thread --------------------------------------------------------------------------------------------
 
 void Puller::request(std::size_t block, std::uint64_t page) {
@@ -112,7 +106,6 @@ void Puller::post_requests() {
 // --- of its own thread -------------------------------------------------------------------------------------------------------
 
 void Puller::run() {
-    ask_for_short_turns();
     while (!stop_ && target_.pages.missing_bytes() != 0) {
         const auto held = fill();
         if (!held) {
@@ -163,7 +156,7 @@ Result<bool> Puller::fill() {
         const std::uint32_t number = free_slots_.back();
         Slot& slot = slots_[number];
         const bool found = take(allowed, slot);
-        const std::uint64_t bytes = found ? bytes_of(slot) : 0;
+        const std::uint64_t bytes = found ? slot.run.count * target_.pages.page_size(slot.block) : 0;
         if (bytes < allowed) {
             pacer_.give_back(allowed - bytes);
         } else {
@@ -249,9 +242,6 @@ bool Puller::take(std::uint64_t bytes, Slot& slot) {
 
 Result<void> Puller::collect(milliseconds wait) {
     std::array<pf_completion, batch> completions{};
-    if (!landed_.empty()) {
-        wait = milliseconds{0};
-    }
     const auto count = connection_.poll(completions, wait);
     if (!count) {
         return std::unexpected(count.error());
@@ -268,17 +258,12 @@ Result<void> Puller::collect(milliseconds wait) {
             PAGEFERRY_TRY(arrived(static_cast<std::size_t>(where >> 48U), {.first = where & page_mask, .count = 1}));
             continue;
         }
-        const Slot& slot = slots_[completion.cookie];
-        window_.arrived(bytes_of(slot), slot.asked, now);
-        landed_.push_back(static_cast<std::uint32_t>(completion.cookie));
-    }
-    // One at a time, with a look at the completions in between: a fault does not wait until all of them are mapped.
-    if (!landed_.empty()) {
-        const std::uint32_t number = landed_.front();
-        landed_.pop_front();
-        free_slots_.push_back(number);
-        bytes_under_way_ -= bytes_of(slots_[number]);
-        PAGEFERRY_TRY(arrived(slots_[number].block, slots_[number].run));
+        const Slot slot = slots_[completion.cookie];
+        free_slots_.push_back(static_cast<std::uint32_t>(completion.cookie));
+        const std::uint64_t bytes = slot.run.count * target_.pages.page_size(slot.block);
+        bytes_under_way_ -= bytes;
+        window_.arrived(bytes, slot.asked, now);
+        PAGEFERRY_TRY(arrived(slot.block, slot.run));
     }
     if (*count != 0 && full_.exchange(false)) {
         retry_();

@@ -24,7 +24,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <mutex>
 #include <optional>
@@ -77,7 +76,6 @@ private:
     std::optional<memory::PageRun> claim(std::size_t block, std::uint64_t from, std::uint64_t most);
     [[nodiscard]] std::uint64_t rate_limit() const;
     [[nodiscard]] std::uint64_t extent_bytes() const;
-    [[nodiscard]] std::uint64_t bytes_of(const Slot& slot) const;
     [[nodiscard]] pf_extent extent_of(std::size_t block, memory::PageRun run, std::uint64_t cookie) const;
     void fail(Error error);
 
@@ -99,10 +97,9 @@ private:
     // of the puller's thread
     std::array<Slot, in_flight> slots_{}; // by cookie
     std::vector<std::uint32_t> free_slots_;
-    std::deque<std::uint32_t> landed_; // slots whose pages are here and not mapped yet
     std::array<pf_extent, batch> batch_{};
     std::size_t batch_size_ = 0;
-    std::uint64_t bytes_under_way_ = 0; // and what has landed
+    std::uint64_t bytes_under_way_ = 0;
     PullWindow window_;
     std::size_t at_block_ = 0;
     std::uint64_t at_page_ = 0;

@@ -1,94 +1,18 @@
 #include "cli/commands.h"
 
-#include "cli/follow.h"
 #include "cli/reporter.h"
-#include "cli/signals.h"
-#include "monitor/client.h"
+#include "cli/session.h"
 
 #include <nlohmann/json.hpp>
 
 #include <cstdio>
-#include <unistd.h>
-#include <utility>
 
 namespace pageferry::cli {
 
-namespace {
-
-using monitor::QmpClient;
 using std::chrono::steady_clock;
 
-ExitCode complain(const Error& error, ExitCode code) {
-    // An error reply is given as the monitor worded it.
-    const bool reply = error.code == ErrorCode::refused && error.operation != "connect to monitor";
-    std::fprintf(stderr, "pageferry: %s\n", reply ? (error.operation + ": " + error.reason).c_str() : error.to_string().c_str());
-    return code;
-}
-
-// What a call to the monitor that failed means for the exit code.
-ExitCode code_for(const Error& error) {
-    switch (error.code) {
-    case ErrorCode::refused: return error.operation == "connect to monitor" ? exit_unreachable : exit_refused;
-    case ErrorCode::invalid_argument: return exit_usage;
-    case ErrorCode::cancelled: return exit_left;
-    default: return exit_unreachable;
-    }
-}
-
-ExitCode complain(const Error& error) {
-    return complain(error, code_for(error));
-}
-
-struct Session {
-    Signals signals;
-    QmpClient client;
-};
-
-Result<Session> open(const MonitorOptions& options) {
-    auto signals = Signals::take();
-    if (!signals) {
-        return std::unexpected(std::move(signals.error()));
-    }
-    auto client = QmpClient::connect(options.address, steady_clock::now() + options.connect_timeout);
-    if (!client) {
-        return std::unexpected(std::move(client.error()));
-    }
-    client->interrupt_on(signals->descriptor()); // the number stays the same when the owner moves
-    return Session{.signals = std::move(*signals), .client = std::move(*client)};
-}
-
-ExitCode follow_to_end(Session& session, const MonitorOptions& options, const FollowOptions& how) {
-    const auto reporter = make_reporter(stdout, options.json, options.interval);
-    const auto outcome = follow(session.client, session.signals, *reporter, how);
-    if (!outcome) {
-        reporter->note("");
-        return complain(outcome.error());
-    }
-    if (outcome->started) {
-        reporter->finish(outcome->summary, outcome->code);
-    }
-    const Snapshot& last = outcome->summary.last;
-    if (outcome->code != exit_ok && !last.error.empty()) {
-        std::fprintf(stderr, "pageferry: migration %s: %s\n", last.status.c_str(), last.error.c_str());
-    } else if (outcome->code == exit_failed) {
-        std::fprintf(stderr, "pageferry: migration %s; the monitor gives no reason\n", last.status.c_str());
-    } else if (outcome->code == exit_timeout) {
-        std::fprintf(stderr, "pageferry: --timeout passed, the migration was cancelled\n");
-    } else if (outcome->code == exit_left && how.cancel_on_interrupt) {
-        std::fprintf(stderr, "pageferry: left before the migration had ended; see `pageferry status --qmp %s`\n",
-                     options.address.c_str());
-    }
-    return outcome->code;
-}
-
-std::chrono::microseconds wall_clock() {
-    return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch());
-}
-
-} // namespace
-
 ExitCode run_migrate(const MigrateOptions& options) {
-    auto session = open(options.monitor);
+    auto session = open_session(options.monitor);
     if (!session) {
         return complain(session.error());
     }
@@ -96,14 +20,15 @@ ExitCode run_migrate(const MigrateOptions& options) {
     if (!events) {
         return complain(events.error());
     }
-    if (const auto set = apply(session->client, options.settings); !set) {
+    Settings settings = options.settings;
+    if (options.postcopy && !mentions_capability(settings, "postcopy-ram")) {
+        settings.capabilities.emplace_back("postcopy-ram=on");
+    }
+    if (const auto set = apply(session->client, settings); !set) {
         return complain(set.error());
     }
     const auto lanes = lanes_in_use(session->client);
-    // One goes as QEMU's own argument, so that plain QEMU takes it too.
-    const nlohmann::json where =
-        options.uris.size() == 1 ? nlohmann::json{{"uri", options.uris.front()}} : nlohmann::json{{"uris", options.uris}};
-    const auto started = session->client.execute("migrate", where, steady_clock::now() + answer_time);
+    const auto started = session->client.execute("migrate", where_to(options.uris), steady_clock::now() + answer_time);
     if (!started) {
         // The migration is what was asked for, so its refusal is its failure.
         return complain(started.error(), started.error().code == ErrorCode::refused ? exit_failed : code_for(started.error()));
@@ -111,14 +36,23 @@ ExitCode run_migrate(const MigrateOptions& options) {
     if (options.detach) {
         return exit_ok;
     }
-    return follow_to_end(
-        *session, options.monitor,
-        FollowOptions{
-            .events = *events, .cancel_on_interrupt = true, .wait_for_start = false, .timeout = options.timeout, .lanes = lanes});
+    const ExitCode code = follow_to_end(*session, options.monitor,
+                                        FollowOptions{.events = *events,
+                                                      .cancel_on_interrupt = true,
+                                                      .wait_for_start = false,
+                                                      .timeout = options.timeout,
+                                                      .lanes = lanes,
+                                                      .postcopy = options.postcopy},
+                                        options.uris);
+    if (code == exit_failed && options.postcopy) {
+        std::fprintf(stderr, "pageferry: with --postcopy the destination needs the capability postcopy-ram as well, before it is "
+                             "told to wait for the migration\n");
+    }
+    return code;
 }
 
 ExitCode run_watch(const MonitorOptions& options) {
-    auto session = open(options);
+    auto session = open_session(options);
     if (!session) {
         return complain(session.error());
     }
@@ -135,7 +69,7 @@ ExitCode run_watch(const MonitorOptions& options) {
 }
 
 ExitCode run_status(const MonitorOptions& options) {
-    auto session = open(options);
+    auto session = open_session(options);
     if (!session) {
         return complain(session.error());
     }
@@ -145,19 +79,23 @@ ExitCode run_status(const MonitorOptions& options) {
     }
     ProgressView view = Progress{}.update(*snapshot, steady_clock::now());
     view.time = wall_clock();
+    if (is_under_way(view.snapshot.status)) {
+        count_until(view.snapshot.history, view.time);
+    }
     if (is_under_way(snapshot->status)) {
         view.lanes = lanes_in_use(session->client);
     }
     if (options.json) {
         std::printf("%s\n", json_progress(view).c_str());
     } else {
-        std::fputs(render_status(view).c_str(), stdout);
+        const bool paused = snapshot->status == "postcopy-paused";
+        std::fputs(render_status(view, paused ? recovery_advice(*snapshot, options.address, {}) : "").c_str(), stdout);
     }
     return exit_ok;
 }
 
 ExitCode run_cancel(const MonitorOptions& options) {
-    auto session = open(options);
+    auto session = open_session(options);
     if (!session) {
         return complain(session.error());
     }

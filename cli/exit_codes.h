@@ -34,7 +34,7 @@ inline constexpr std::array<ExitCodeText, 9> exit_code_texts{{
     {.code = exit_timeout, .text = "--timeout passed; the migration was cancelled"},
     {.code = exit_paused, .text = "a postcopy migration lost its connection (postcopy-paused) and waits for recovery"},
     {.code = exit_refused, .text = "the monitor refused a capability, a parameter or a command; the migration is as it was"},
-    {.code = exit_left, .text = "left on a second Ctrl-C (watch: on the first) before the migration had ended"},
+    {.code = exit_left, .text = "left on a second Ctrl-C (watch, and in postcopy: on the first) before the migration had ended"},
 }};
 
 } // namespace pageferry::cli

@@ -1,7 +1,7 @@
 // The pageferry command: reads the command line and calls the subcommand.
 #include "cli/commands.h"
+#include "cli/options.h"
 #include "cli/probe.h"
-#include "cli/units.h"
 
 #ifdef PAGEFERRY_HAVE_QEMU
 #include "hypervisor/qemu/launcher.h"
@@ -19,15 +19,6 @@ namespace {
 using namespace pageferry;
 using namespace pageferry::cli;
 
-std::string exit_codes_help() {
-    std::string text = "Exit codes:\n";
-    for (const auto& [code, meaning] : exit_code_texts) {
-        const std::string number = std::to_string(code);
-        text += "  " + std::string(number.size() < 3 ? 3 - number.size() : 0, ' ') + number + "  " + meaning + "\n";
-    }
-    return text;
-}
-
 constexpr const char* examples = R"(Examples:
   # destination host: a guest that waits for its migration
   pageferry qemu -- qemu-system-x86_64 -m 4G -drive file=disk.qcow2 -qmp unix:/run/vm.qmp,server=on,wait=off -incoming tcp:0:4444
@@ -37,107 +28,15 @@ constexpr const char* examples = R"(Examples:
   # another window, or a script
   pageferry status --qmp /run/vm.qmp --json
   pageferry cancel --qmp /run/vm.qmp
+  # a guest that writes faster than the network: postcopy, and what to do when its connection is lost
+  pageferry migrate --qmp /run/vm.qmp --postcopy=auto tcp:dst.example:4444
+  pageferry recover --qmp /run/vm.qmp tcp:dst.example:4444
   # what this host can do, and whether the other one can be reached
   pageferry probe
   pageferry probe rdma:dst.example:4444
 
 Every subcommand has its own --help. Environment: PAGEFERRY_TRANSPORT_PATH, directories with transport plugins.
 )";
-
-constexpr const char* migrate_examples = R"(Examples:
-  pageferry migrate --qmp /run/vm.qmp tcp:dst.example:4444
-  pageferry migrate --qmp /run/vm.qmp --downtime-limit 50 --max-bandwidth 2G/s --lanes 4 'tcp:[2001:db8::7]:4444'
-  pageferry migrate --qmp tcp:localhost:4000 --capability auto-converge=on --parameter cpu-throttle-initial=30 tcp:dst:4444
-  pageferry migrate --qmp /run/vm.qmp --rdma required rdma:dst.example:4444
-  pageferry migrate --qmp /run/vm.qmp rdma:10.0.0.7:4444 tcp:dst.example:4444
-  pageferry migrate --qmp /run/vm.qmp --json --timeout 600 tcp:dst:4444 | jq -r .status
-
-Against plain QEMU, several lanes need --capability multifd=on on both sides.
-)";
-
-void add_monitor_options(CLI::App& command, MonitorOptions& options, bool follows) {
-    command.add_option("--qmp", options.address, "The guest's QMP monitor: a path, unix:PATH or tcp:HOST:PORT")
-        ->required()
-        ->type_name("ADDRESS");
-    command.add_flag("--json", options.json, "One JSON object a line (always so when the output is no terminal)");
-    command
-        .add_option_function<double>(
-            "--connect-timeout",
-            [&options](const double& seconds) {
-                options.connect_timeout = std::chrono::milliseconds{static_cast<long long>(seconds * 1000)};
-            },
-            "Longest wait for the monitor's greeting, seconds (default 5)")
-        ->check(CLI::Range(0.001, 86'400.0))
-        ->type_name("S");
-    if (follows) {
-        command
-            .add_option_function<unsigned>(
-                "--interval", [&options](const unsigned& ms) { options.interval = std::chrono::milliseconds{ms}; },
-                "Time between figures, milliseconds (default 200 on a terminal, 1000 in JSON)")
-            ->check(CLI::Range(20U, 3'600'000U))
-            ->type_name("MS");
-    }
-}
-
-void add_migrate_options(CLI::App& command, MigrateOptions& options) {
-    add_monitor_options(command, options.monitor, true);
-    command
-        .add_option(
-            "URI", options.uris,
-            "Where to: tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH; of several the first that works (plain QEMU takes one)")
-        ->required()
-        ->expected(1, 8)
-        ->type_name("");
-    command
-        .add_option(
-            "--rdma", options.settings.rdma,
-            "What RDMA is to this migration (parameter x-pageferry-rdma): with 'preferred', rdma: alone falls back to tcp: at "
-            "the same host and port")
-        ->type_name("POLICY")
-        ->check(CLI::IsMember({"required", "preferred", "off"}));
-    command.add_option("--capability", options.settings.capabilities, "Switches a migration capability (repeatable)")
-        ->type_name("NAME=on|off")
-        ->allow_extra_args(false)
-        ->check([](const std::string& text) {
-            return parse_capability(text) ? std::string{} : parse_capability(text).error().to_string();
-        });
-    command.add_option("--parameter", options.settings.parameters, "Sets a migration parameter (repeatable)")
-        ->type_name("NAME=VALUE")
-        ->allow_extra_args(false)
-        ->check([](const std::string& text) {
-            return parse_assignment(text) ? std::string{} : parse_assignment(text).error().to_string();
-        });
-    command
-        .add_option_function<std::uint64_t>(
-            "--downtime-limit", [&options](const std::uint64_t& ms) { options.settings.downtime_limit = ms; },
-            "Longest time the guest may stand still, milliseconds")
-        ->type_name("MS");
-    command
-        .add_option_function<std::string>(
-            "--max-bandwidth",
-            [&options](const std::string& text) { options.settings.max_bandwidth = parse_size(text).value_or(0); },
-            "Bytes per second at most, such as 500M or 1.5G/s; 0: no limit")
-        ->type_name("SIZE/s")
-        ->check([](const std::string& text) { return parse_size(text) ? std::string{} : parse_size(text).error().to_string(); });
-    command
-        .add_option_function<unsigned>(
-            "--lanes", [&options](const unsigned& lanes) { options.settings.lanes = lanes; },
-            "Connections that carry pages side by side (parameter multifd-channels)")
-        ->type_name("N")
-        ->check(CLI::Range(1U, 255U));
-    CLI::Option* detach = command.add_flag("--detach", options.detach, "Starts the migration and does not follow it");
-    command
-        .add_option_function<double>(
-            "--timeout",
-            [&options](const double& seconds) {
-                options.timeout = std::chrono::milliseconds{static_cast<long long>(seconds * 1000)};
-            },
-            "Cancels the migration when it takes longer, seconds")
-        ->check(CLI::Range(0.001, 1e8))
-        ->type_name("S")
-        ->excludes(detach);
-    command.footer(std::string{migrate_examples} + "\n" + exit_codes_help());
-}
 
 constexpr const char* probe_examples = R"(Examples:
   pageferry probe                                     # this host: kernel, limits, QEMU, transports, RDMA devices
@@ -218,6 +117,31 @@ int run(int argc, char** argv) {
                    "/run/vm.qmp\n\n" +
                    exit_codes_help());
     cancel->callback([&] { code = run_cancel(cancel_options); });
+
+    MonitorOptions postcopy_options;
+    CLI::App* postcopy = app.add_subcommand(
+        "postcopy", "Lets the migration that is under way go on as postcopy (migrate-start-postcopy), and ends");
+    add_monitor_options(*postcopy, postcopy_options, false);
+    postcopy->footer("The capability postcopy-ram has to be on, on both sides, since before the migration began.\n\nExample:\n  "
+                     "pageferry postcopy --qmp /run/vm.qmp\n\n" +
+                     exit_codes_help());
+    postcopy->callback([&] { code = run_postcopy(postcopy_options); });
+
+    MonitorOptions pause_options;
+    CLI::App* pause = app.add_subcommand(
+        "pause", "Ends the connection of a postcopy, or an attempt to recover it, and waits until it is postcopy-paused");
+    add_monitor_options(*pause, pause_options, true);
+    pause->footer(
+        "Exit code 0 when it is paused, 1 when the migration had completed before.\n\nExample:\n  pageferry pause --qmp "
+        "/run/vm.qmp\n\n" +
+        exit_codes_help());
+    pause->callback([&] { code = run_pause(pause_options); });
+
+    RecoverOptions recover_options;
+    CLI::App* recover =
+        app.add_subcommand("recover", "Connects a paused postcopy again, on the same or another URI, and follows it to its end");
+    add_recover_options(*recover, recover_options);
+    recover->callback([&] { code = run_recover(recover_options); });
 
     ProbeOptions probe_options;
     CLI::App* probe =

@@ -38,7 +38,8 @@ private:
 struct ProgressView {
     Snapshot snapshot;
     std::optional<double> percent;
-    std::optional<double> rate; // bytes per second, smoothed
+    std::optional<double> rate;   // bytes per second, smoothed; in postcopy of what the destination fetches
+    std::optional<double> faults; // per second, in postcopy
     std::optional<std::chrono::milliseconds> eta;
     bool converges = true; // false: the guest writes faster than it can be sent
     std::optional<unsigned> lanes;
@@ -50,8 +51,13 @@ public:
     ProgressView update(const Snapshot& snapshot, std::chrono::steady_clock::time_point now);
 
 private:
+    void postcopy(ProgressView& view, std::chrono::steady_clock::time_point now);
+    void forget();
+
     SmoothedRate rate_{std::chrono::seconds{2}};  // on the wire
     SmoothedRate drain_{std::chrono::seconds{2}}; // of guest RAM: zero pages cost no bytes, but they count in what is left
+    SmoothedRate faults_{std::chrono::seconds{2}};
+    bool in_postcopy_ = false;
 };
 
 } // namespace pageferry::cli

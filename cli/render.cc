@@ -70,7 +70,88 @@ std::string attempts_text(const TransportView& transport) {
     return text;
 }
 
+// Pages and bytes: the first is what a guest waits for, the second what a network carries.
+std::string pages_text(std::uint64_t bytes, std::uint64_t page_size) {
+    const std::uint64_t pages = bytes / page_size + (bytes % page_size != 0 ? 1 : 0);
+    return std::to_string(pages) + (pages == 1 ? " page (" : " pages (") + format_size(bytes) + ")";
+}
+
+std::string faults_text(double per_second) {
+    std::array<char, 40> text{};
+    std::snprintf(text.data(), text.size(), per_second < 9.95 ? "%.1f faults/s" : "%.0f faults/s", per_second);
+    return text.data();
+}
+
+void add_postcopy(std::vector<Part>& parts, const ProgressView& view) {
+    if (view.faults) {
+        parts.push_back({.rank = 2, .text = faults_text(*view.faults)});
+    }
+    if (const auto& postcopy = view.snapshot.postcopy; postcopy) {
+        if (postcopy->p50) {
+            parts.push_back({.rank = 5, .text = "p50 " + format_latency(*postcopy->p50)});
+        }
+        if (postcopy->p99) {
+            parts.push_back({.rank = 3, .text = "p99 " + format_latency(*postcopy->p99)});
+        }
+    }
+}
+
+std::string postcopy_rows(const PostcopyView& postcopy, const std::optional<double>& faults) {
+    std::string text;
+    if (postcopy.requests) {
+        text += row("faults", std::to_string(*postcopy.requests) + " pages" +
+                                  (postcopy.request_bytes ? " (" + format_size(*postcopy.request_bytes) + ")" : "") +
+                                  (faults ? ", " + faults_text(*faults) : ""));
+    }
+    if (postcopy.p50 || postcopy.p99) {
+        const std::string p50 = postcopy.p50 ? "p50 " + format_latency(*postcopy.p50) : "";
+        const std::string p99 = postcopy.p99 ? "p99 " + format_latency(*postcopy.p99) : "";
+        text += row("fault latency", p50 + (p50.empty() || p99.empty() ? "" : ", ") + p99);
+    }
+    if (postcopy.bytes) {
+        text += row("moved in postcopy", format_size(*postcopy.bytes));
+    }
+    return text;
+}
+
+std::string history_rows(const History& history) {
+    std::string text;
+    for (const std::string& line : render_history_lines(history, 100)) {
+        text += row(text.empty() ? "states" : "", line);
+    }
+    return text;
+}
+
+// As a shell wants it.
+std::string quoted(std::string_view word) {
+    const std::string clean = printable(word);
+    if (clean.find_first_of(" []'\"\\$&;()<>|*?`!#~") == std::string::npos) {
+        return clean;
+    }
+    std::string text = "'";
+    for (const char c : clean) {
+        text += c == '\'' ? std::string{"'\\''"} : std::string{c};
+    }
+    return text + "'";
+}
+
 } // namespace
+
+std::string recovery_advice(const Snapshot& paused, std::string_view monitor, const std::vector<std::string>& uris) {
+    std::string where;
+    for (const std::string& uri : uris) {
+        where += " " + quoted(uri);
+    }
+    if (where.empty()) {
+        where = " " + (paused.transport && !paused.transport->uri.empty() ? quoted(paused.transport->uri) : std::string{"URI"});
+    }
+    if (paused.source) {
+        return "pageferry recover --qmp " + quoted(monitor) + where;
+    }
+    return "recover it at the source: pageferry recover --qmp SOURCE-MONITOR URI (to listen at another address here first: "
+           "pageferry recover --qmp " +
+           quoted(monitor) + " --incoming URI)";
+}
 
 std::string render_attempt(const TransportView::Attempt& attempt) {
     return printable(attempt.uri) + ": " + printable(attempt.reason);
@@ -90,13 +171,16 @@ std::string render_live_line(const ProgressView& view, std::size_t width) {
         parts.push_back({.rank = 4, .text = bar(*view.percent)});
         parts.push_back({.rank = 0, .text = percent_text(*view.percent)});
     }
-    if (now.remaining) {
-        parts.push_back({.rank = 3, .text = format_size(*now.remaining) + " left"});
+    const bool postcopy = is_postcopy(now.status);
+    if (const auto left = bytes_left(now)) {
+        parts.push_back({.rank = 3, .text = (postcopy ? pages_text(*left, now.page_size) : format_size(*left)) + " left"});
     }
     if (view.rate) {
         parts.push_back({.rank = 1, .text = format_rate(*view.rate)});
     }
-    if (now.dirty_rate) {
+    if (postcopy) {
+        add_postcopy(parts, view);
+    } else if (now.dirty_rate) {
         parts.push_back({.rank = 5, .text = "dirty " + format_rate(*now.dirty_rate)});
     }
     if (view.eta) {
@@ -104,7 +188,7 @@ std::string render_live_line(const ProgressView& view, std::size_t width) {
     } else if (!view.converges) {
         parts.push_back({.rank = 2, .text = "ETA never at this dirty rate"});
     }
-    if (now.expected_downtime) {
+    if (now.expected_downtime && !postcopy) {
         parts.push_back({.rank = 6, .text = "downtime ~" + format_duration(*now.expected_downtime)});
     }
     if (view.lanes) {
@@ -160,10 +244,14 @@ std::string render_summary(const Summary& summary) {
     if (last.transport && !render_transport(*last.transport).empty()) {
         text += row("transport", render_transport(*last.transport));
     }
+    if (last.postcopy) {
+        text += postcopy_rows(*last.postcopy, std::nullopt);
+    }
+    text += history_rows(last.history.empty() ? summary.history : last.history);
     return text;
 }
 
-std::string render_status(const ProgressView& view) {
+std::string render_status(const ProgressView& view, std::string_view next) {
     const Snapshot& now = view.snapshot;
     std::string text = row("state", printable(now.status));
     if (view.percent) {
@@ -172,8 +260,8 @@ std::string render_status(const ProgressView& view) {
     if (now.total) {
         text += row("guest RAM", format_size(*now.total));
     }
-    if (now.remaining) {
-        text += row("left", format_size(*now.remaining));
+    if (const auto left = bytes_left(now)) {
+        text += row("left", is_postcopy(now.status) ? pages_text(*left, now.page_size) : format_size(*left));
     }
     if (now.transferred) {
         text += row("transferred", format_size(*now.transferred));
@@ -181,7 +269,7 @@ std::string render_status(const ProgressView& view) {
     if (view.rate) {
         text += row("rate", format_rate(*view.rate));
     }
-    if (now.dirty_rate) {
+    if (now.dirty_rate && !is_postcopy(now.status)) {
         text += row("dirty rate", format_rate(*now.dirty_rate));
     }
     if (view.eta) {
@@ -189,7 +277,7 @@ std::string render_status(const ProgressView& view) {
     } else if (!view.converges) {
         text += row("ETA", "never at this dirty rate");
     }
-    if (now.expected_downtime) {
+    if (now.expected_downtime && !is_postcopy(now.status)) {
         text += row("expected downtime", format_duration(*now.expected_downtime));
     }
     if (now.downtime) {
@@ -212,8 +300,15 @@ std::string render_status(const ProgressView& view) {
             text += row("could not use", render_attempt(attempt));
         }
     }
+    if (now.postcopy) {
+        text += postcopy_rows(*now.postcopy, view.faults);
+    }
+    text += history_rows(now.history);
     if (!now.error.empty()) {
         text += row("error", printable(now.error));
+    }
+    if (!next.empty()) {
+        text += row("next", std::string{next});
     }
     return text;
 }

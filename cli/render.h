@@ -16,7 +16,7 @@ namespace pageferry::cli {
 
 // At most `width` columns, plain ASCII, no line end. Where there is not room for all, what matters least goes first: why a
 // transport could not be used, the transport, lanes, expected downtime, dirty rate (and a transport that was fallen back to), the
-// bar, bytes left, ETA, rate.
+// bar, bytes left, ETA, rate. In postcopy, in the place of what concerns dirty pages: faults per second and their latency.
 std::string render_live_line(const ProgressView& view, std::size_t width);
 
 struct StateChange {
@@ -33,14 +33,19 @@ struct Summary {
     Snapshot last;
     std::chrono::milliseconds watched{0}; // as long as we looked on; the monitor's total-time is preferred where there is one
     bool timed_out = false;
+    History history; // as watched; the monitor's own is preferred where there is one
 };
 // Several lines, each with its end.
 std::string render_summary(const Summary& summary);
 // Bytes per second over the whole migration, from its total time (empty without figures).
 std::optional<double> average_rate(const Summary& summary);
 
-// For `status`: several lines, each with its end.
-std::string render_status(const ProgressView& view);
+// For `status`: several lines, each with its end. next: what to type, where something is to be done.
+std::string render_status(const ProgressView& view, std::string_view next = {});
+
+// In postcopy-paused: the command that recovers. monitor: this side's; uris: where the source was told to go (empty: what the
+// monitor says of the transport, or a word in its place).
+std::string recovery_advice(const Snapshot& paused, std::string_view monitor, const std::vector<std::string>& uris);
 
 std::string json_progress(const ProgressView& view);
 std::string json_state(const StateChange& change);

@@ -13,6 +13,10 @@ namespace {
 
 using nlohmann::json;
 
+constexpr const char* recover_attempts = "x-pageferry-recover-attempts";
+constexpr const char* recover_backoff = "x-pageferry-recover-backoff";
+constexpr const char* recover_time_limit = "x-pageferry-recover-time-limit";
+
 std::optional<bool> on_off(std::string_view text) {
     if (text == "on" || text == "true" || text == "yes") {
         return true;
@@ -128,6 +132,18 @@ Result<json> parameter_arguments(const Settings& settings, const json& present) 
     if (settings.rdma) {
         arguments["x-pageferry-rdma"] = *settings.rdma;
     }
+    if (settings.max_postcopy_bandwidth) {
+        arguments["max-postcopy-bandwidth"] = *settings.max_postcopy_bandwidth;
+    }
+    if (settings.recover_attempts) {
+        arguments[recover_attempts] = *settings.recover_attempts;
+    }
+    if (settings.recover_backoff) {
+        arguments[recover_backoff] = *settings.recover_backoff;
+    }
+    if (settings.recover_time_limit) {
+        arguments[recover_time_limit] = *settings.recover_time_limit;
+    }
     return arguments;
 }
 
@@ -174,6 +190,35 @@ Result<bool> enable_events(monitor::QmpClient& client) {
     // Refused while a migration runs, when they may have been on all along.
     auto list = client.execute("query-migrate-capabilities", nullptr, deadline());
     return list && list->is_array() && capability_on(*list, "events");
+}
+
+Result<AutomaticRecovery> automatic_recovery(monitor::QmpClient& client) {
+    const auto parameters = client.execute("query-migrate-parameters", nullptr, deadline());
+    if (!parameters) {
+        // One that does not know the command does not know such recovery.
+        return parameters.error().code == ErrorCode::refused ? Result<AutomaticRecovery>{AutomaticRecovery{}}
+                                                             : std::unexpected(parameters.error());
+    }
+    const auto number = [&](const char* name) -> std::uint64_t {
+        if (!parameters->is_object()) {
+            return 0;
+        }
+        const auto value = parameters->find(name);
+        return value != parameters->end() && value->is_number_unsigned() ? value->get<std::uint64_t>() : 0;
+    };
+    const auto time = [&](const char* name) {
+        constexpr std::uint64_t longest = 1ULL << 40U; // 35 years
+        return std::chrono::milliseconds{static_cast<std::int64_t>(std::min(number(name), longest))};
+    };
+    return AutomaticRecovery{
+        .attempts = number(recover_attempts), .backoff = time(recover_backoff), .time_limit = time(recover_time_limit)};
+}
+
+bool mentions_capability(const Settings& settings, std::string_view name) {
+    return std::ranges::any_of(settings.capabilities, [&](const std::string& text) {
+        const auto capability = parse_capability(text);
+        return capability && capability->first == name;
+    });
 }
 
 std::optional<unsigned> lanes_in_use(monitor::QmpClient& client) {

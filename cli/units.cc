@@ -115,6 +115,20 @@ std::string format_duration(std::chrono::milliseconds time) {
     return print("%lld h %02lld m", seconds / 3600, seconds % 3600 / 60);
 }
 
+std::string format_latency(std::chrono::microseconds time) {
+    auto value = static_cast<double>(time.count());
+    if (value < 999.5) {
+        return print("%.0f us", value);
+    }
+    value /= 1000;
+    const char* unit = "ms";
+    if (value >= 999.5) {
+        value /= 1000;
+        unit = "s";
+    }
+    return print(value < 9.995 ? "%.2f %s" : value < 99.95 ? "%.1f %s" : "%.0f %s", value, unit);
+}
+
 std::string format_clock(std::chrono::microseconds since_1970) {
     const std::tm parts = broken_down(since_1970, false);
     const auto rest = (since_1970 - std::chrono::floor<std::chrono::seconds>(since_1970)).count() / 1000;

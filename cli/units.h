@@ -20,6 +20,8 @@ std::string format_size(std::uint64_t bytes);
 std::string format_rate(double bytes_per_second); // "1.17 GiB/s"
 // "870 ms", "1.9 s", "12 s", "2 m 05 s", "3 h 20 m".
 std::string format_duration(std::chrono::milliseconds time);
+// "85 us", "1.20 ms", "2.05 s": three digits.
+std::string format_latency(std::chrono::microseconds time);
 // "14:03:27.512", local time.
 std::string format_clock(std::chrono::microseconds since_1970);
 // "2026-03-01T13:03:27.512345Z", UTC, for machines.

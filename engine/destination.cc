@@ -63,8 +63,7 @@ void Destination::cancel() {
 }
 
 void Destination::pause() {
-    paused_ = true;
-    reception_.interrupt(ErrorCode::cancelled, "Postcopy migration is paused by the user");
+    paused_ = reception_.interrupt(ErrorCode::cancelled, "Postcopy migration is paused by the user"); // QEMU's words
 }
 
 Result<void> Destination::run() {
@@ -88,7 +87,8 @@ Result<void> Destination::run() {
         if (auto done = settle(); !done) {
             const Error error = reception_.cause(done.error());
             lost(error);
-            if (deaf_ && !reception_.cancelled()) {
+            const bool blind = receiver_ && receiver_->broken();
+            if ((deaf_ || blind) && !reception_.cancelled()) {
                 return std::unexpected(error); // whoever owns this process starts another
             }
         }
@@ -154,15 +154,32 @@ Result<void> Destination::serve() {
     }
 }
 
+Result<session::Message> Destination::answer(std::string_view wanted, milliseconds timeout) {
+    using Clock = std::chrono::steady_clock;
+    const auto limit = Clock::now() + timeout;
+    for (;;) {
+        auto message = reception_.inbox().wait(std::max(std::chrono::ceil<milliseconds>(limit - Clock::now()), milliseconds{0}));
+        if (!message) {
+            return std::unexpected(std::move(message.error()));
+        }
+        if (*message) {
+            return std::move(**message);
+        }
+        if (Clock::now() >= limit) {
+            return std::unexpected(no_message(wanted, timeout));
+        }
+    }
+}
+
 // The source's RAM table, and for each of its entries the number of the block here.
 Result<std::vector<std::size_t>> Destination::agree_on_ram() {
-    auto message = reception_.inbox().wait(answer_timeout);
-    if (!message || !*message) {
-        return std::unexpected(message ? no_message("RamTable", answer_timeout) : reception_.cause(message.error()));
+    const auto message = answer("RamTable", answer_timeout);
+    if (!message) {
+        return std::unexpected(reception_.cause(message.error()));
     }
-    const auto* table = std::get_if<session::RamTable>(&**message);
+    const auto* table = std::get_if<session::RamTable>(&*message);
     if (table == nullptr) {
-        return std::unexpected(unexpected_message(**message, "RAM table"));
+        return std::unexpected(unexpected_message(*message, "RAM table"));
     }
     std::vector<session::RamTableEntry> local;
     local.reserve(config_.blocks.size());
@@ -416,18 +433,16 @@ Result<void> Destination::finish(const session::Message& last_word) {
         PAGEFERRY_TRY(machine_.transition(Status::completed, Cause::finished));
     }
     PAGEFERRY_TRY(told);
-    const auto limit = std::chrono::steady_clock::now() + dead_peer_;
     for (;;) {
-        const auto goodbye = reception_.inbox().wait(
-            std::max(std::chrono::ceil<milliseconds>(limit - std::chrono::steady_clock::now()), milliseconds{0}));
+        const auto goodbye = answer("Goodbye", dead_peer_);
         if (!goodbye) {
             return std::unexpected(goodbye.error());
         }
-        if (*goodbye && std::holds_alternative<session::PullLimit>(**goodbye)) {
+        if (std::holds_alternative<session::PullLimit>(*goodbye)) {
             continue; // it was under way
         }
-        settled_ = *goodbye && std::holds_alternative<session::Goodbye>(**goodbye);
-        return settled_ ? Result<void>{} : std::unexpected(no_message("Goodbye", dead_peer_));
+        settled_ = std::holds_alternative<session::Goodbye>(*goodbye);
+        return settled_ ? Result<void>{} : std::unexpected(unexpected_message(*goodbye, "wait for Goodbye"));
     }
 }
 

@@ -33,6 +33,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace pageferry::engine {
@@ -85,6 +86,8 @@ private:
     Result<std::vector<std::size_t>> agree_on_ram();
     Result<Peer> greet_again(const transport::session::Hello& hello);
     Result<Peer> turn_away(Error error);
+    // The source's next message; timed_out where none came. What wakes the inbox meanwhile is no answer.
+    Result<transport::session::Message> answer(std::string_view wanted, std::chrono::milliseconds timeout);
     Result<void> settle();
     void lost(const Error& error);
     Result<void> share_memory(const std::vector<std::size_t>& order);

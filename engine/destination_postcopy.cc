@@ -27,15 +27,23 @@ Result<void> Destination::missing(const session::Missing& message) {
     }
     const auto& block = *blocks_[message.block];
     const auto local = static_cast<std::size_t>(&block - config_.blocks.data());
+    // All of it is looked at before any of it counts.
+    for (std::size_t word = 0; word < message.words.size(); ++word) {
+        if (message.words[word] == 0) {
+            continue;
+        }
+        const std::uint64_t from = 64 * word;
+        const auto width = static_cast<std::uint64_t>(std::bit_width(message.words[word]));
+        if (message.first_page >= block.pages() || from + width > block.pages() - message.first_page) {
+            return std::unexpected(out_of_place(message, "a page of the 64 from " + std::to_string(message.first_page) + " + " +
+                                                             std::to_string(from) + " is beyond its end"));
+        }
+    }
     for (std::size_t word = 0; word < message.words.size(); ++word) {
         for (std::uint64_t bits = message.words[word]; bits != 0;) {
             const auto first = static_cast<unsigned>(std::countr_zero(bits));
             const auto count = static_cast<unsigned>(std::countr_one(bits >> first));
-            const std::uint64_t page = message.first_page + (64 * word) + first;
-            if (page >= block.pages() || count > block.pages() - page) {
-                return std::unexpected(out_of_place(message, "page " + std::to_string(page) + " is beyond its end"));
-            }
-            receiver_->pages().missing_run(local, {.first = page, .count = count});
+            receiver_->pages().missing_run(local, {.first = message.first_page + (64 * word) + first, .count = count});
             bits = first + count == 64 ? 0 : bits >> (first + count) << (first + count);
         }
     }
@@ -116,13 +124,15 @@ Result<void> Destination::settle() {
         pull();
     }
     if (!ran_) {
-        auto message = reception_.inbox().wait(answer_timeout);
-        if (!message || !*message || !std::holds_alternative<session::Permit>(**message)) {
-            return !message    ? std::unexpected(std::move(message.error()))
-                   : !*message ? std::unexpected(no_message("Permit", answer_timeout))
-                               : std::unexpected(unexpected_message(**message, "wait for Permit"));
+        const auto message = answer("Permit", answer_timeout);
+        if (!message) {
+            return std::unexpected(message.error());
         }
-        PAGEFERRY_TRY(run_guest(std::get<session::Permit>(**message).running));
+        const auto* permit = std::get_if<session::Permit>(&*message);
+        if (permit == nullptr) {
+            return std::unexpected(unexpected_message(*message, "wait for Permit"));
+        }
+        PAGEFERRY_TRY(run_guest(permit->running));
         PAGEFERRY_TRY(reception_.channel().send(session::Running{}));
     }
     PAGEFERRY_TRY(pull_the_rest());
@@ -149,14 +159,16 @@ Result<Destination::Peer> Destination::greet_again(const session::Hello& hello) 
         return std::unexpected(order.error());
     }
     PAGEFERRY_TRY(share_memory(*order));
-    const auto limit = reception_.inbox().wait(answer_timeout);
-    if (!limit || !*limit || !std::holds_alternative<session::PullLimit>(**limit)) {
-        return std::unexpected(!limit    ? limit.error()
-                               : !*limit ? no_message("PullLimit", answer_timeout)
-                                         : unexpected_message(**limit, "recover"));
+    const auto message = answer("PullLimit", answer_timeout);
+    if (!message) {
+        return std::unexpected(message.error());
+    }
+    const auto* limit = std::get_if<session::PullLimit>(&*message);
+    if (limit == nullptr) {
+        return std::unexpected(unexpected_message(*message, "recover"));
     }
     if (receiver_) {
-        receiver_->limit(std::get<session::PullLimit>(**limit).bytes_per_second);
+        receiver_->limit(limit->bytes_per_second);
     }
     PAGEFERRY_TRY(
         reception_.channel().send(session::Resume{.runs = ran_, .missing = postcopy_ ? receiver_->pages().missing_bytes() : 0}));

@@ -20,6 +20,8 @@ public:
     [[nodiscard]] std::chrono::microseconds wait(std::uint64_t rate) const;
     // Bytes of the allowance that were not used after all.
     void give_back(std::uint64_t bytes) { tokens_ += static_cast<double>(bytes); }
+    // Bytes that went beyond the allowance, for they cannot be divided: nothing may go until the rate has made up for them.
+    void owe(std::uint64_t bytes) { tokens_ -= static_cast<double>(bytes); }
 
 private:
     double tokens_ = 0; // bytes

@@ -203,14 +203,15 @@ Error Reception::cause(const Error& seen) {
     return inbox_ ? inbox_->cause_of(seen) : seen;
 }
 
-void Reception::interrupt(ErrorCode code, const std::string& text) {
+bool Reception::interrupt(ErrorCode code, const std::string& text) {
     const std::lock_guard lock{mutex_};
     if (!connection_) {
-        return;
+        return false;
     }
     interrupted_ = make_error(code, "migrate", ways_.at(way_).uri, text);
     std::ignore = channel_->send_within(session::Failure{.code = code, .text = text}, short_farewell);
     connection_->cancel();
+    return true;
 }
 
 void Reception::cancel(ErrorCode code, const std::string& text) {

@@ -72,7 +72,8 @@ public:
     void wake(); // what waits in inbox() looks again
 
     // The peer is told, and the present connection ends; the listeners go on. What the engine waits for in it ends within 100 ms.
-    void interrupt(ErrorCode code, const std::string& text);
+    // False: there is none.
+    bool interrupt(ErrorCode code, const std::string& text);
     // The same, and the listeners end too.
     void cancel(ErrorCode code, const std::string& text);
     [[nodiscard]] bool cancelled() const { return cancelled_; }

@@ -39,6 +39,14 @@ Result<void> Recovery::recover() {
     if (!resume) {
         return std::unexpected(resume.error());
     }
+    std::uint64_t total = 0;
+    for (const auto& block : config_.blocks) {
+        total += block.info().length;
+    }
+    if (resume->missing > total) {
+        return std::unexpected(make_error(ErrorCode::protocol, "read Resume", std::to_string(resume->missing) + " bytes",
+                                          "the destination misses more than there is"));
+    }
     PAGEFERRY_TRY(machine_.transition(Status::postcopy_active, Cause::connected));
     if (!resume->runs) {
         PAGEFERRY_TRY(peer_.send(session::Permit{.running = config_.running}));

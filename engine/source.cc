@@ -63,8 +63,9 @@ void Source::finish(const Error& error) {
     using statemachine::Cause;
     Result<void> moved;
     if (permitted_) {
-        moved = machine_.transition(postcopy_paused, peer_.cancelled() ? Cause::requested : Cause::connection_lost,
-                                    error.to_string());
+        // Before postcopy-active nobody may ask for a pause: there it is the connection that is lost, whoever has ended it.
+        const bool asked = peer_.cancelled() && machine_.status() == postcopy_active;
+        moved = machine_.transition(postcopy_paused, asked ? Cause::requested : Cause::connection_lost, error.to_string());
     } else if (peer_.cancelled()) {
         moved = machine_.transition(cancelling, Cause::requested);
     } else {
@@ -350,10 +351,11 @@ Result<void> Source::hand_over() {
         return std::unexpected(to_run.error());
     }
     permitted_ = true;
+    PAGEFERRY_TRY(peer_.send(session::Permit{.running = *to_run}));
+    // Not earlier: a user who pauses it from now on does so behind the permit, and the destination hears the permit first.
     if (postcopy_) {
         PAGEFERRY_TRY(machine_.transition(statemachine::Status::postcopy_active, statemachine::Cause::device_loaded));
     }
-    PAGEFERRY_TRY(peer_.send(session::Permit{.running = *to_run}));
     const auto running = service_.expect<session::Running>(load_timeout);
     if (!running) {
         // The one certain word that it never ran there.

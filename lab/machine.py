@@ -35,6 +35,9 @@ _FAILED = ("Oops: ", "Kernel panic")
 _KERNEL = "console=ttyS0 no_timer_check quiet loglevel=4 panic=-1 rdinit=/init mitigations=off audit=0 random.trust_cpu=on cryptomgr.notests"
 
 
+failed_kernels = []  # what those said that panicked after they had booted
+
+
 class Machine:
     """image, kernel: paths. name: its host name. number: the last part of its addresses (10.77.0.NUMBER, fd77::NUMBER). wire: a socket
     that is its network cable; without one it has a pair of its own. terminal: QEMU's standard input and output are the terminal that a
@@ -166,6 +169,8 @@ class Machine:
         self._monitor.close()
         for lane in self._lanes:
             lane.close()
+        if self.qmp is not None and "Kernel panic" in self.console(1 << 20):
+            failed_kernels.append(f"{self.name}{self.last_words()}")
         os.close(self._console)
 
     def __enter__(self):
@@ -239,13 +244,21 @@ class Machine:
     def drop_roce(self, percent=100):
         """Loses so much of the RoCE it sends (UDP 4791), and nothing else; 0 ends that. Between two machines only: what a machine sends to
         itself passes no queue."""
+        self._shape_roce(f"loss {percent:g}%" if percent else None)
+
+    def hold_roce(self, seconds):
+        """Sends RoCE so much later, and everything else as ever: packets are under way, in this machine, for so long. 0 ends that, and what
+        was held is lost. Between two machines only."""
+        self._shape_roce(f"delay {seconds:g}s" if seconds else None)
+
+    def _shape_roce(self, how):
         clear = f"tc qdisc del dev {self.device} root 2>/dev/null;"
-        if not percent:
+        if not how:
             self.run(clear)
             return
         self.run(f"""{clear} set -e
             tc qdisc add dev {self.device} root handle 1: prio bands 4
-            tc qdisc add dev {self.device} parent 1:4 handle 40: netem loss {percent:g}% limit 10000
+            tc qdisc add dev {self.device} parent 1:4 handle 40: netem {how} limit 10000
             tc filter add dev {self.device} parent 1: protocol ip prio 1 u32 match ip protocol 17 0xff match ip dport {ROCE_PORT} 0xffff flowid 1:4
             tc filter add dev {self.device} parent 1: protocol ipv6 prio 2 u32 match ip6 protocol 17 0xff match ip6 dport {ROCE_PORT} 0xffff flowid 1:4
             """, check=True)

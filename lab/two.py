@@ -74,6 +74,11 @@ class Two:
         for machine in (self.a, self.b):
             machine.drop_roce(percent)
 
+    def hold_roce(self, seconds):
+        """What both send of RoCE stays with them for so long; TCP goes on; 0 ends that."""
+        for machine in (self.a, self.b):
+            machine.hold_roce(seconds)
+
     def close(self):
         self._stack.close()
 

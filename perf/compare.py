@@ -25,7 +25,7 @@ import precopy  # noqa: E402
 import report  # noqa: E402
 
 
-PARTS = ("iperf3", "push", "dirty-scan", "pageferry", "tcp", "multifd", "sparse")
+PARTS = ("iperf3", "push", "pull", "request-reply", "fault", "dirty-scan", "pageferry", "tcp", "multifd", "sparse")
 
 
 def options():
@@ -89,6 +89,8 @@ class Comparison:
         if part == "dirty-scan":
             output = checked([self.perf, "dirty-scan", "--size", self.given.scan, "--runs", "9", "--json"], 600)
             return [json.loads(line) for line in output.splitlines()]
+        if part in ("pull", "fault", "request-reply"):
+            return self.pair(part)
         self.port += 1
         return precopy.measure(self.case(part), self.namespaces, self.port)
 
@@ -115,6 +117,28 @@ class Comparison:
             result = json.loads(checked(self.namespaces.prefix(0) + [self.perf, "push", uri, *size, "--runs", "3", "--json"], 180))
             serving.wait(30)
         return {"throughput": result["bytes_per_second"]["median"], "cpu_per_gib": result["cpu_seconds_per_gib"]}
+
+
+    def pair(self, mode):
+        """What pageferry-perf says of itself, one end in each namespace."""
+        self.port += 1
+        uri = f"tcp:{self.namespaces.addresses[1]}:{self.port}"
+        words = {"pull": ["--size", "1G", "--lanes", str(self.given.lanes), "--runs", "3"], "fault": ["--lanes", str(self.given.lanes)]}.get(mode, [])
+        with Serving(self.namespaces.prefix(1) + [self.perf, mode, "--listen", uri], "listening") as serving:
+            result = json.loads(checked(self.namespaces.prefix(0) + [self.perf, mode, uri, *words, "--json"], 180))
+            serving.wait(30)
+        return figures(mode, result)
+
+
+def figures(mode, result):
+    """What a table needs of pageferry-perf's pull, fault and request-reply."""
+    if mode == "pull":
+        return {"pull": result["pull"]["bytes_per_second"], "push": result["push"]["bytes_per_second"],
+                "pull_cpu": result["pull"]["cpu_seconds_per_gib"], "push_cpu": result["push"]["cpu_seconds_per_gib"]}
+    if mode == "fault":
+        kinds = ("read", "urgent", "urgent_busy", "local", "whole", "whole_busy")
+        return {"background": result["background_bytes_per_second"], **{f"{kind}_{key}": result[kind][key] for kind in kinds for key in ("p50", "p99")}}
+    return {"read_p50": result["p50"], "read_p99": result["p99"]}
 
 
 class Serving:

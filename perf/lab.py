@@ -18,7 +18,7 @@ sys.path[:0] = [ROOT, os.path.dirname(os.path.abspath(__file__))]
 from lab import host, nested  # noqa: E402
 from lab.lane import LabError  # noqa: E402
 from lab.machine import Machine  # noqa: E402
-from report import HEADS, cells, compared, cpu, median, rate, row, seconds, spread, text  # noqa: E402
+from report import HEADS, cells, compared, cpu, fault_rows, median, microseconds, pull_rows, rate, row, seconds, spread, text  # noqa: E402
 
 
 def options():
@@ -34,12 +34,9 @@ def options():
     return o.parse_known_args()
 
 
-def microseconds(value):
-    return f"{value * 1e6:.0f} us"
-
-
 def rows(result):
-    runs = {part: result["runs"].get(part, []) for part in ("write-bw", "push", "push-tcp", "cold", "send-lat", "control", "idle", "pageferry", "qemu",
+    runs = {part: result["runs"].get(part, []) for part in ("write-bw", "push", "push-tcp", "cold", "send-lat", "control", "pull", "pull-tcp", "read-lat",
+                                                            "request-reply", "fault", "fault-tcp", "idle", "pageferry", "qemu",
                                                             "pageferry-tcp", "qemu-tcp")}
     ours, qemu, tcp = runs["pageferry"], runs["qemu"], runs["pageferry-tcp"]
 
@@ -50,6 +47,9 @@ def rows(result):
     table += compared("push over rdma", runs["push"], "throughput", rate, "push over tcp", runs["push-tcp"], "", nothing)
     table += compared("... CPU time, both ends", runs["push"], "cpu_per_gib", cpu, "push over tcp", runs["push-tcp"], "", nothing)
     table += compared("control, there and back", runs["control"], "round_trip", microseconds, "ib_send_lat", runs["send-lat"], "<= 1.3 x", lambda a, b: a <= 1.3 * b)
+    table += pull_rows(runs["pull"], " over rdma") + pull_rows(runs["pull-tcp"], " over tcp")
+    table += fault_rows(runs["fault"], "ib_read_lat", runs["read-lat"], 1.3, " over rdma")
+    table += fault_rows(runs["fault-tcp"], "plain request, reply", runs["request-reply"], 1.5, " over tcp")
     table += compared("precopy throughput", ours, "throughput", rate, "QEMU rdma", qemu, ">= 2 x", lambda a, b: a >= 2 * b)
     for what, key, show in (("precopy, total time", "total", seconds), ("downtime, idle guest", "downtime", seconds), ("CPU time, both ends", "cpu_per_gib", cpu)):
         table += compared(what, ours, key, show, "QEMU rdma", qemu, "", nothing)

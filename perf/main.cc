@@ -1,6 +1,7 @@
 // pageferry-perf: measures parts of Pageferry on this machine. perf/compare.py runs it beside its peers.
 #include "perf/control_ping.h"
 #include "perf/dirty_scan.h"
+#include "perf/pull_commands.h"
 #include "perf/push.h"
 #include "perf/stats.h"
 #include "transport/abi/pageferry_transport.h"
@@ -24,6 +25,8 @@ constexpr double gib = 1024.0 * 1024 * 1024;
 constexpr const char* examples = R"(Examples:
   pageferry-perf push --listen tcp:0:5000           # on one host
   pageferry-perf push tcp:other.example:5000 --size 2G --lanes 4 --runs 7 --json
+  pageferry-perf fault --listen tcp:0:5000          # on one host: what is pulled from
+  pageferry-perf fault tcp:other.example:5000       # page faults on the other
   pageferry-perf dirty-scan --size 1G,4G,16G
 
 Exit codes: 0 measured, 1 failed, 2 wrong command line. The transports are found as by pageferry itself (PAGEFERRY_TRANSPORT_PATH).
@@ -263,6 +266,8 @@ int run(int argc, char** argv) {
     scan_command->add_flag("--untouched", untouched, "The guest has touched none of its RAM");
     scan_command->add_flag("--json", json, "One JSON object for each size");
     scan_command->callback([&] { code = dirty_scan(scan_options, sizes, untouched, json); });
+
+    add_pull_commands(app, code);
 
     try {
         app.parse(argc, argv);

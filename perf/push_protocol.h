@@ -1,6 +1,7 @@
 // What the two sides of `push` say to each other: one JSON object a control message, request and reply.
 //
 //   {"op": "setup", "size": BYTES, "fresh": BOOL}  ->  {"op": "ready"}         the target has its memory
+//                                                                              "pull": true: filled as the source's, to be pulled
 //   {"op": "start"}                                ->  {"op": "started"}       a run begins
 //   {"op": "stop"}                                 ->  {"op": "stopped", "cpu_seconds": S}   since start
 //   {"op": "verify"}                               ->  {"op": "verified"} or {"op": "error", "text": ...}

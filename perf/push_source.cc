@@ -1,6 +1,6 @@
 #include "perf/push.h"
 
-#include "perf/cpu_time.h"
+#include "perf/measure.h"
 #include "perf/push_protocol.h"
 #include "perf/shared_ram.h"
 #include "transport/loader.h"
@@ -76,30 +76,6 @@ Result<void> push_all(transport::Connection& connection, std::span<const pf_exte
         }
     }
     return connection.fence(timeout);
-}
-
-// What `work` costs both ends.
-template <typename Work>
-Result<PushRun> measure(transport::Connection& connection, milliseconds timeout, Work&& work) {
-    if (auto started = ask(connection, {{"op", "start"}}, "started", timeout); !started) {
-        return std::unexpected(std::move(started.error()));
-    }
-    const double cpu = cpu_seconds();
-    const auto begin = steady_clock::now();
-    if (Result<void> done = work(); !done) {
-        return std::unexpected(std::move(done.error()));
-    }
-    PushRun run;
-    run.seconds = seconds_since(begin);
-    run.source_cpu = cpu_seconds() - cpu;
-    auto stopped = ask(connection, {{"op", "stop"}}, "stopped", timeout);
-    if (!stopped) {
-        return std::unexpected(std::move(stopped.error()));
-    }
-    if (const auto target = stopped->find("cpu_seconds"); target != stopped->end() && target->is_number()) {
-        run.target_cpu = target->get<double>();
-    }
-    return run;
 }
 
 const char* phase_name(pf_phase phase) {

@@ -72,13 +72,17 @@ private:
         if (auto populated = ram->populate(); !populated) {
             return json{{"op", "error"}, {"text", populated.error().to_string()}};
         }
+        const bool pull = request.contains("pull") && request["pull"] == true;
+        if (pull) {
+            ram->fill();
+        }
         ram_.emplace(std::move(*ram));
         const transport::MemoryBlock block{.block = 0,
                                            .name = "perf",
                                            .address = ram_->address(),
                                            .length = ram_->length(),
                                            .page_size = 4096,
-                                           .access = PF_MEMORY_PUSH_TARGET};
+                                           .access = PF_MEMORY_PUSH_TARGET | (pull ? PF_MEMORY_PULL_SOURCE : 0U)};
         if (auto added = connection_.add_memory({&block, 1}); !added) {
             return std::unexpected(std::move(added.error()));
         }

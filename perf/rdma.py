@@ -8,6 +8,9 @@
   push       pageferry-perf push of all of a RAM over rdma:, warm; push-tcp the same over tcp:
   cold       the first push of a connection beside the ones after it: nothing is registered yet, but what `prepare` has begun
   send-lat   ib_send_lat, there and back; control: a message on our control lane, there and back
+  pull       pageferry-perf pull: bulk pulls, and pushes in turn with them; pull-tcp the same over tcp:
+  read-lat   ib_read_lat of a page; request-reply: a page asked for over a plain TCP connection
+  fault      pageferry-perf fault: page faults in postcopy, and what they are made of; fault-tcp the same over tcp:
   idle       CPU time of a connection on which nothing happens
   pageferry, qemu    a guest moves over rdma:, with Pageferry and with QEMU's own migration; -tcp: over tcp:
 
@@ -24,11 +27,11 @@ import time
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 sys.path[:0] = [os.path.join(ROOT, "tests"), os.path.dirname(os.path.abspath(__file__))]
-from compare import Serving, checked  # noqa: E402
+from compare import Serving, checked, figures  # noqa: E402
 from qemu_pair import PATIENCE, Timeout, free_port  # noqa: E402
 import precopy  # noqa: E402
 
-PARTS = ("write-bw", "push", "push-tcp", "cold", "send-lat", "control", "idle", "pageferry", "qemu", "pageferry-tcp", "qemu-tcp")
+PARTS = ("write-bw", "push", "push-tcp", "cold", "send-lat", "control", "pull", "pull-tcp", "read-lat", "request-reply", "fault", "fault-tcp", "idle", "pageferry", "qemu", "pageferry-tcp", "qemu-tcp")
 MIB = 1 << 20
 LIMIT = 2 * PATIENCE
 PERFTEST_LIMIT = 40.0  # seconds for one of its runs
@@ -114,6 +117,15 @@ class Rdma:
         if part == "control":
             result = self.pair("control", scheme, [], ["--size", "64"])
             return {"round_trip": result["round_trip_seconds"]["median"]}
+        if part == "read-lat":
+            line = self.perftest("ib_read_lat", "-s", "4096", "-n", "1000")
+            return {"read_p50": float(line[4]) / 1e6, "read_p99": float(line[7]) / 1e6}
+        if part == "request-reply":
+            return figures(part, self.pair(part, "tcp", [], []))
+        mode = part.removesuffix("-tcp")
+        if mode in ("pull", "fault"):
+            words = ["--size", f"{self.given.size}M", "--lanes", str(self.given.lanes), "--runs", "2" if mode == "pull" else "1000"]
+            return figures(mode, self.pair(mode, scheme, [], words))
         if part in ("pageferry", "qemu", "pageferry-tcp", "qemu-tcp"):
             return precopy.measure(self.case(part), uri=self.uri(scheme), timeout=LIMIT)
         size = ["--size", f"{self.given.size}M", "--lanes", str(self.given.lanes), "--extent", f"{self.given.extent}K"]

@@ -33,6 +33,10 @@ def size(value):
     return f"{value / MIB:.0f} MiB"
 
 
+def microseconds(value):
+    return f"{value * 1e6:.0f} us"
+
+
 def row(what, value, spread_text="", beside="", ratio=None, target="", met=None):
     return {"what": what, "value": value, "spread": spread_text, "beside": beside, "ratio": ratio, "target": target, "met": met}
 
@@ -48,7 +52,7 @@ def compared(what, runs, key, show, peer_name, peer_runs, target, holds):
 
 
 def rows(result):
-    runs = {part: result["runs"].get(part, []) for part in ("iperf3", "push", "dirty-scan", "pageferry", "tcp", "multifd", "sparse")}
+    runs = {part: result["runs"].get(part, []) for part in ("iperf3", "push", "pull", "fault", "request-reply", "dirty-scan", "pageferry", "tcp", "multifd", "sparse")}
     ours, tcp, multifd, iperf3 = runs["pageferry"], runs["tcp"], runs["multifd"], runs["iperf3"]
     lanes = result["settings"]["lanes"]
     table = []
@@ -62,12 +66,43 @@ def rows(result):
     table += compared("CPU time, both ends", ours, "cpu_per_gib", cpu, "QEMU tcp", tcp, "", lambda a, b: None)
     table += compared("downtime, idle guest", ours, "downtime", seconds, "QEMU tcp", tcp, "< 100 ms, < 1 x", lambda a, b: a < min(b, 0.1))
     table += compared("downtime, idle guest", ours, "downtime", seconds, "QEMU multifd", multifd, "", lambda a, b: None)
+    table += pull_rows(runs["pull"]) + fault_rows(runs["fault"], "plain request, reply", runs["request-reply"], 1.5)
     table += sparse_rows(runs["sparse"])
     table += scan_rows(runs["dirty-scan"])
     if not ours:  # the peers alone, when only they were asked for
         table += [row(f"{name} throughput", rate(median(part, "throughput")), spread(part, "throughput", rate))
                   for name, part in (("iperf3", iperf3), ("QEMU tcp", tcp), ("QEMU multifd", multifd)) if part]
     return table
+
+
+def pull_rows(runs, scheme=""):
+    """Both ways on the same connection."""
+    if not runs:
+        return []
+    mine, name = [{"rate": run["pull"], "cpu": run["pull_cpu"]} for run in runs], f"pull{scheme}, in pieces of 256 KiB"
+    theirs = [{"rate": run["push"], "cpu": run["push_cpu"]} for run in runs]
+    return (compared(name, mine, "rate", rate, "push", theirs, ">= 0.9 x", lambda a, b: a >= 0.9 * b) +
+            compared("... CPU time, both ends", mine, "cpu", cpu, "push", theirs, "", lambda a, b: None))
+
+
+def fault_rows(runs, peer_name, peer_runs, bound, scheme=""):
+    """A fault beside what it cannot be quicker than: the peer's request and reply of a page, and the fault of this host alone."""
+    if not runs:
+        return []
+    def line(what, key, beside="", other=None, limit=None):
+        ours = median(runs, key)
+        return row(what, microseconds(ours), spread(runs, key, microseconds), f"{beside} {microseconds(other)}" if other else "", ours / other if other else None,
+                   f"<= {limit:g} x" if limit and other else "", ours <= limit * other if limit and other else None)
+    peer, local = median(peer_runs, "read_p50"), median(runs, "local_p50")
+    table = [line(f"page{scheme}: read, one thread, p50", "read_p50", peer_name, peer),
+             line("... by the engine's threads, p50", "urgent_p50"),
+             line("... p99 beside bulk pulls", "urgent_busy_p99", "alone", median(runs, "urgent_p99"), 3),
+             line("fault of this host alone, p50", "local_p50"),
+             line(f"fault{scheme}, whole, p50", "whole_p50", f"{peer_name} + local", peer + local if peer else None, bound),
+             line("... p99", "whole_p99"),
+             line("... p50 beside bulk pulls", "whole_busy_p50", "alone", median(runs, "whole_p50")),
+             line("... p99 beside bulk pulls", "whole_busy_p99", "alone", median(runs, "whole_p99"), 3)]
+    return [*table, row("... bulk pulls beside faults", rate(median(runs, "background")), spread(runs, "background", rate))]
 
 
 def sparse_rows(runs):

@@ -13,6 +13,7 @@ namespace pageferry::rdma {
 namespace {
 
 constexpr std::int64_t closing_ms = 1000; // how long close() lets a slow peer take the last control messages
+constexpr std::int64_t flushing_ms = 100; // and the device give back what it held
 
 } // namespace
 
@@ -32,7 +33,7 @@ Result<std::unique_ptr<Connection>> Connection::open(const std::string& uri, con
     return connection;
 }
 
-Outcome<std::unique_ptr<Connection>> Connection::accepted(std::unique_ptr<LaneSet> lanes, const pf_options& options) {
+Outcome<std::unique_ptr<Connection>> Connection::accepted(Lanes lanes, const pf_options& options) {
     auto event = make_event();
     if (!event) {
         return failed(std::move(event.error()));
@@ -77,7 +78,7 @@ Outcome<void> Connection::connect(const Deadline& deadline, pf_progress progress
     return {};
 }
 
-Outcome<void> Connection::start(std::unique_ptr<LaneSet> lanes) {
+Outcome<void> Connection::start(Lanes lanes) {
     lanes_ = std::move(lanes);
     const Lane& control = *lanes_->find(LaneKind::control, 0);
     name_ = "rdma " + address_text(rdma_get_local_addr(control.id.get())) + " -> " + control.name.peer + " by " +
@@ -97,7 +98,7 @@ Outcome<void> Connection::start(std::unique_ptr<LaneSet> lanes) {
     control_ = std::make_unique<ControlLane>(*lanes_, ending_, std::move(kicks[1]), fail);
     data_ = std::make_unique<DataLanes>(
         *lanes_, ending_, std::move(kicks[2]), options_.queue_depth,
-        [this](std::span<const Region> regions, bool soon) { service_->want(regions, soon); }, fail);
+        [this](std::span<const Region> regions, Urgency urgency) { service_->want(regions, urgency); }, fail);
     if (auto started = service_->start(*data_); !started) {
         return failed(std::move(started.error()));
     }
@@ -118,10 +119,19 @@ Connection::~Connection() {
     if (service_) {
         service_->stop();
     }
-    data_.reset();
+    if (lanes_) {
+        // From here on the device moves nothing; then it lets go of the guest's memory, which nothing of this connection can
+        // reach any more.
+        lanes_->stop();
+        if (data_) {
+            (void)data_->flush(Deadline::in(flushing_ms));
+        }
+        lanes_->reset();
+    }
+    data_.reset();    // deregisters what this side pushed from and pulled into
+    service_.reset(); // and what the peer could reach
     control_.reset();
-    service_.reset(); // deregisters what the peer could reach
-    lanes_.reset();
+    lanes_.reset(); // the rest may take its time, see reaper.h
 }
 
 std::string Connection::describe() const {

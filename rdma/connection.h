@@ -8,6 +8,7 @@
 #include "rdma/data_lanes.h"
 #include "rdma/kit.h"
 #include "rdma/lane_set.h"
+#include "rdma/reaper.h"
 #include "rdma/service.h"
 #include "transport/plugin/deadline.h"
 #include "transport/plugin/ending.h"
@@ -30,7 +31,7 @@ public:
     // A connection still to be made. invalid_argument: not a URI of ours.
     static Result<std::unique_ptr<Connection>> open(const std::string& uri, const pf_options& options);
     // One that a listener has accepted: every lane established, events of its ids on its own channel.
-    static Outcome<std::unique_ptr<Connection>> accepted(std::unique_ptr<LaneSet> lanes, const pf_options& options);
+    static Outcome<std::unique_ptr<Connection>> accepted(Lanes lanes, const pf_options& options);
     ~Connection(); // closes
     Connection(const Connection&) = delete;
     Connection& operator=(const Connection&) = delete;
@@ -56,7 +57,7 @@ private:
     enum class State { idle, connecting, running };
 
     Connection(pf_options options, Fd event);
-    Outcome<void> start(std::unique_ptr<LaneSet> lanes);
+    Outcome<void> start(Lanes lanes);
     [[nodiscard]] Outcome<void> usable(const char* operation) const;
     // The table, or why there is none to be used.
     [[nodiscard]] Outcome<const MemoryTable*> memory(const char* operation) const;
@@ -72,7 +73,7 @@ private:
     std::atomic<std::uint64_t> control_bytes_{0};
 
     // Made in start(). The device's objects go last, then the lanes' users in the order below.
-    std::unique_ptr<LaneSet> lanes_;
+    Lanes lanes_;
     std::unique_ptr<ControlLane> control_;
     std::unique_ptr<Service> service_;
     std::unique_ptr<DataLanes> data_;

@@ -3,13 +3,15 @@
 #include <arpa/inet.h>
 
 #include <algorithm>
+#include <thread>
 
 namespace pageferry::rdma {
 
 namespace {
-constexpr std::chrono::microseconds busy{50};  // pages come in a stream: the next completion is never far
-constexpr std::size_t kinds = 3;               // of OpKind
-constexpr std::uint32_t fence_mask = 0xffffff; // beside it in the immediate data: how many lanes take part
+constexpr std::chrono::microseconds busy{50};         // pages come in a stream: the next completion is never far
+constexpr std::chrono::microseconds urgent_busy{250}; // after a fault was asked for: somebody stands still until it is here
+constexpr std::size_t kinds = 3;                      // of OpKind
+constexpr std::uint32_t fence_mask = 0xffffff;        // beside it in the immediate data: how many lanes take part
 } // namespace
 
 DataLanes::DataLanes(LaneSet& set, const Ending& ending, Fd kick, std::size_t depth, Want want, ControlLane::Fail fail)
@@ -40,31 +42,34 @@ void DataLanes::set_memory(const MemoryTable& table) {
     regions_.emplace(table.blocks(), set_.limits().max_mr_size);
 }
 
-void DataLanes::cover(std::span<const pf_extent> extents, bool soon) {
+void DataLanes::cover(std::span<const pf_extent> extents, Urgency urgency) {
     added_.clear();
     for (const pf_extent& extent : extents) {
         regions_->cover(extent.block, extent.offset, extent.length, added_);
     }
-    if (added_.empty() && !forgotten_) {
+    if (added_.empty() && !forgotten_ && urgency != Urgency::now) {
         return;
     }
     wanted_.clear();
     for (const pf_extent& extent : extents) {
-        want_missing(extent);
+        want_missing(extent, urgency);
     }
     if (!wanted_.empty()) {
-        want_(wanted_, soon);
+        want_(wanted_, urgency);
     }
 }
 
-// Of the regions of an extent those that are new, or that memory_replaced() has made so.
-void DataLanes::want_missing(const pf_extent& extent) {
+// Of the regions of an extent those that are new, or that memory_replaced() has made so; and those that are on their way, when a
+// fault waits for them and none did before.
+void DataLanes::want_missing(const pf_extent& extent, Urgency urgency) {
     for (std::uint64_t at = extent.offset; at < extent.offset + extent.length;) {
         Region* const region = regions_->find(extent.block, at);
         if (region == nullptr) {
             return;
         }
-        if (!region->local_asked) {
+        const bool overtakes = urgency == Urgency::now && region->urgency != Urgency::now && !region->ready();
+        if (!region->local_asked || overtakes) {
+            region->urgency = std::max(region->urgency, urgency);
             wanted_.push_back(*region); // as it was: whether the peer was asked before
             region->local_asked = true;
             region->remote_asked = true;
@@ -112,11 +117,11 @@ void DataLanes::forget_local(std::uint64_t round, std::vector<MemoryRegion>& gon
 
 void DataLanes::prepare(std::span<const pf_extent> extents) {
     const std::scoped_lock lock{mutex_};
-    cover(extents, false);
+    cover(extents, Urgency::later);
 }
 
 Outcome<std::size_t> DataLanes::submit(OpKind kind, std::span<const pf_extent> extents) {
-    const std::scoped_lock lock{mutex_};
+    const auto lock = pump_.enter(mutex_);
     Queue& queue = queue_of(kind);
     const std::size_t taken = std::min(extents.size(), queue.free.size());
     for (const pf_extent& extent : extents.first(taken)) {
@@ -125,8 +130,12 @@ Outcome<std::size_t> DataLanes::submit(OpKind kind, std::span<const pf_extent> e
         ops_[slot] = Op{.extent = extent, .kind = kind};
         queue.waiting.push(slot);
     }
-    cover(extents.first(taken), true);
+    const bool fault = kind == OpKind::pull_urgent;
+    cover(extents.first(taken), fault ? Urgency::now : Urgency::soon);
     advance();
+    if (fault && taken > 0) {
+        pump_.expect(urgent_busy);
+    }
     return taken;
 }
 
@@ -252,6 +261,7 @@ void DataLanes::handle(const ibv_wc& completion) {
         return;
     }
     DataLane& lane = lanes_[number];
+    lane.seen = completion.wr_id >> 8U;
     if (completion.status != IBV_WC_SUCCESS) {
         fail_(fault_of(completion, lane.lane->name), is_consequence(completion.status));
         return;
@@ -400,6 +410,23 @@ std::optional<Region> DataLanes::region(std::uint32_t number) {
     const std::scoped_lock lock{mutex_};
     const Region* const region = regions_ ? regions_->at(number) : nullptr;
     return region != nullptr ? std::optional{*region} : std::nullopt;
+}
+
+bool DataLanes::flush(const Deadline& deadline) {
+    std::unique_lock lock{mutex_};
+    const auto back = [](const DataLane& lane) { return lane.posted.empty() || lane.seen >= lane.sequence; };
+    for (;;) {
+        pump_.drain();
+        if (std::ranges::all_of(lanes_, back)) {
+            return true;
+        }
+        if (deadline.passed()) {
+            return false;
+        }
+        lock.unlock();
+        std::this_thread::sleep_for(std::chrono::microseconds{200});
+        lock.lock();
+    }
 }
 
 Clock::duration DataLanes::stalled_for() {

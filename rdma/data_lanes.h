@@ -34,9 +34,9 @@ namespace pageferry::rdma {
 
 class DataLanes {
 public:
-    // Regions that have to be registered here, and at the peer where it was not asked before; soon: something waits for them.
-    // Called under the lock.
-    using Want = std::function<void(std::span<const Region> regions, bool soon)>;
+    // Regions that have to be registered here, and at the peer where it was not asked before; of those that were asked for here
+    // (local_asked), sooner. Called under the lock.
+    using Want = std::function<void(std::span<const Region> regions, Urgency urgency)>;
 
     DataLanes(LaneSet& set, const Ending& ending, Fd kick, std::size_t depth, Want want, ControlLane::Fail fail);
 
@@ -60,6 +60,8 @@ public:
     // The region of that number, as it is now. Nothing: there is none.
     std::optional<Region> region(std::uint32_t number);
 
+    // The queue pairs are in error: waits for what they held to come back. false: not in time. When the connection is over.
+    bool flush(const Deadline& deadline);
     // For how long nothing has completed though something is under way; 0: nothing is.
     Clock::duration stalled_for();
     [[nodiscard]] std::uint64_t bytes_pushed() const { return pushed_.load(std::memory_order_relaxed); }
@@ -90,6 +92,7 @@ private:
         Ring<std::uint32_t> operations; // that they were for
         std::uint64_t bytes = 0;        // under way
         bool unfenced = false;          // a push was posted since the last fence
+        std::uint64_t seen = 0;         // sequence of the latest completion, of whatever status
         Clock::time_point moved;        // when something last completed, or the first was posted
     };
     // Requests that go to a lane with one call.
@@ -107,8 +110,8 @@ private:
     [[nodiscard]] DataLane* least_busy(std::span<DataLane> lanes) const;
     bool post(DataLane& lane, ibv_send_wr* first);
     bool post_fences(std::uint32_t number);
-    void cover(std::span<const pf_extent> extents, bool soon);
-    void want_missing(const pf_extent& extent);
+    void cover(std::span<const pf_extent> extents, Urgency urgency);
+    void want_missing(const pf_extent& extent, Urgency urgency);
     [[nodiscard]] bool idle() const; // nothing is under way, and every completion was fetched
     void forget_local(std::uint64_t round, std::vector<MemoryRegion>& gone);
     [[nodiscard]] bool has_room(DataLane& lane) const;

@@ -28,7 +28,7 @@ public:
     Dialer(const pf_options& options, const Deadline& deadline, int cancel, const Tell& tell)
         : options_(options), deadline_(deadline), cancel_(cancel), tell_(tell) {}
 
-    Outcome<std::unique_ptr<LaneSet>> dial(Endpoint endpoint);
+    Outcome<Lanes> dial(Endpoint endpoint);
 
 private:
     // A lane on its way: its id, until it has a queue pair and is the set's.
@@ -60,7 +60,7 @@ private:
     std::string peer_;
     pf_phase phase_ = PF_PHASE_RESOLVING_ADDRESS;
     std::uint64_t connection_ = 0;
-    std::unique_ptr<LaneSet> set_;
+    Lanes set_;
 };
 
 std::unexpected<Fault> Dialer::fail(Error error) const {
@@ -206,7 +206,7 @@ Outcome<void> Dialer::bring_up(std::vector<Attempt> attempts) {
     return {};
 }
 
-Outcome<std::unique_ptr<LaneSet>> Dialer::dial(Endpoint endpoint) {
+Outcome<Lanes> Dialer::dial(Endpoint endpoint) {
     endpoint_ = endpoint;
     peer_ = endpoint_.to_string();
     phase_ = PF_PHASE_RESOLVING_ADDRESS;
@@ -216,7 +216,7 @@ Outcome<std::unique_ptr<LaneSet>> Dialer::dial(Endpoint endpoint) {
         channel.error().error.peer = peer_;
         return std::unexpected{std::move(channel.error())};
     }
-    set_ = std::make_unique<LaneSet>(std::move(*channel), options_.lanes);
+    set_.reset(new LaneSet(std::move(*channel), options_.lanes));
     if (::getrandom(&connection_, sizeof connection_, 0) != ssize_t{sizeof connection_}) {
         return fail(errno_error(errno, "getrandom"));
     }
@@ -299,8 +299,8 @@ std::string address_text(const sockaddr* address) {
     return endpoint.to_string();
 }
 
-Outcome<std::unique_ptr<LaneSet>> dial(const transport::Uri& uri, const pf_options& options, const Deadline& deadline, int cancel,
-                                       const Tell& tell) {
+Outcome<Lanes> dial(const transport::Uri& uri, const pf_options& options, const Deadline& deadline, int cancel,
+                    const Tell& tell) {
     tell(PF_PHASE_RESOLVING_ADDRESS, uri.host);
     if (auto any = any_device(); !any) {
         return failed(std::move(any.error()), PF_LANE_NONE, PF_PHASE_RESOLVING_ADDRESS);
@@ -312,7 +312,7 @@ Outcome<std::unique_ptr<LaneSet>> dial(const transport::Uri& uri, const pf_optio
     if (!endpoints) {
         return std::unexpected{std::move(endpoints.error())};
     }
-    Outcome<std::unique_ptr<LaneSet>> result;
+    Outcome<Lanes> result;
     for (const Endpoint& endpoint : *endpoints) {
         result = Dialer{options, deadline, cancel, tell}.dial(endpoint);
         const bool final = result || result.error().error.code == ErrorCode::cancelled || deadline.passed();

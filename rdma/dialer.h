@@ -4,6 +4,7 @@
 
 #include "rdma/kit.h"
 #include "rdma/lane_set.h"
+#include "rdma/reaper.h"
 #include "transport/abi/pageferry_transport.h"
 #include "transport/plugin/deadline.h"
 #include "transport/plugin/fault.h"
@@ -19,8 +20,7 @@ using Tell = std::function<void(pf_phase phase, const std::string& detail)>;
 
 // A whole set of lanes, on the channel of its own. No step takes longer than options.dead_peer_ms. cancel is a descriptor that is
 // readable once it is called off. Addresses of a name are tried in turn.
-Outcome<std::unique_ptr<LaneSet>> dial(const transport::Uri& uri, const pf_options& options, const Deadline& deadline, int cancel,
-                                       const Tell& tell);
+Outcome<Lanes> dial(const transport::Uri& uri, const pf_options& options, const Deadline& deadline, int cancel, const Tell& tell);
 
 // An "rdma" URI. invalid_argument: malformed, or of another scheme.
 Result<transport::Uri> parse_own_uri(std::string_view text);

@@ -70,6 +70,30 @@ LaneSet::~LaneSet() {
     all_.clear();
 }
 
+namespace {
+
+void move_to(const Lane& lane, ibv_qp_state state) {
+    if (ibv_qp* const pair = lane.qp()) {
+        ibv_qp_attr attributes{};
+        attributes.qp_state = state;
+        (void)ibv_modify_qp(pair, &attributes, IBV_QP_STATE); // one that does not go there is destroyed all the same
+    }
+}
+
+} // namespace
+
+void LaneSet::stop() const {
+    for (const auto& lane : all_) {
+        move_to(*lane, IBV_QPS_ERR);
+    }
+}
+
+void LaneSet::reset() const {
+    for (const auto& lane : all_) {
+        move_to(*lane, IBV_QPS_RESET);
+    }
+}
+
 Result<void> LaneSet::make_queue(Queue& queue, std::size_t entries) const {
     queue.channel.reset(ibv_create_comp_channel(context_));
     if (!queue.channel) {

@@ -98,6 +98,12 @@ public:
     [[nodiscard]] const DeviceLimits& limits() const { return limits_; }
     [[nodiscard]] std::span<const std::unique_ptr<Lane>> lanes() const { return all_; }
 
+    // Queue pairs into error: what they hold comes back flushed, nothing more is sent or taken.
+    void stop() const;
+    // And forgets what was under way: a device may hold on to the memory of it in the error state (rdma_rxe does, for a write of
+    // which a part has come, and deregistering waits for that).
+    void reset() const;
+
     [[nodiscard]] Result<void> post_control_receive(std::size_t slot) const;
     [[nodiscard]] Result<void> post_service_receive(std::size_t slot) const;
     [[nodiscard]] Result<void> post_data_receive(const Lane& lane) const;

@@ -223,7 +223,7 @@ Result<Listener::Groups::iterator> Listener::group_of(const Request& request, co
     }
     groups_.push_back(Group{.first = request,
                             .peer = peer,
-                            .set = std::make_unique<LaneSet>(std::move(*channel), request.lanes),
+                            .set = Lanes{new LaneSet(std::move(*channel), request.lanes)},
                             .until = Clock::now() + std::chrono::milliseconds{options_.handshake_ms}});
     return std::prev(groups_.end());
 }
@@ -265,7 +265,7 @@ Listener::Groups::iterator Listener::group_of(const rdma_cm_id* id) {
 }
 
 std::unique_ptr<Connection> Listener::finish(const Groups::iterator& group) {
-    std::unique_ptr<LaneSet> set = std::move(group->set);
+    Lanes set = std::move(group->set);
     const std::string peer = std::move(group->peer);
     groups_.erase(group);
     // From here on its events are its own. One that came meanwhile moves with it.

@@ -11,6 +11,7 @@
 #include "rdma/handles.h"
 #include "rdma/kit.h"
 #include "rdma/lane_set.h"
+#include "rdma/reaper.h"
 #include "transport/plugin/deadline.h"
 #include "transport/uri.h"
 
@@ -39,7 +40,7 @@ private:
     struct Group {
         Request first;
         std::string peer;
-        std::unique_ptr<LaneSet> set;
+        Lanes set;
         Clock::time_point until;
     };
     using Groups = std::deque<Group>;

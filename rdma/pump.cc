@@ -8,12 +8,14 @@
 
 #include <array>
 #include <cerrno>
+#include <thread>
 
 namespace pageferry::rdma {
 
 namespace {
 
 constexpr int looks_between_clocks = 16;
+constexpr int most_turns_given = 1000;
 
 void pause_briefly() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -58,6 +60,9 @@ std::size_t Pump::drain() {
             break;
         }
         total += static_cast<std::size_t>(count);
+        if (wanted_.load(std::memory_order_relaxed) > 0) {
+            break;
+        }
     }
     if (total > 0) {
         busy_until_ = Clock::now() + busy_;
@@ -78,6 +83,10 @@ void Pump::wait(std::unique_lock<std::mutex>& lock, const Deadline& deadline) {
         for (int looks = 0; looks < looks_between_clocks && drain() == 0; ++looks) { // a look is cheaper than the time
             lock.unlock();
             pause_briefly();
+            // A mutex goes to whoever is awake, and that would always be this thread.
+            for (int turns = 0; turns < most_turns_given && wanted_.load(std::memory_order_relaxed) > 0; ++turns) {
+                std::this_thread::yield();
+            }
             lock.lock();
         }
         return;

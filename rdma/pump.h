@@ -11,6 +11,8 @@
 #include "transport/plugin/ending.h"
 #include "transport/plugin/threads.h"
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <functional>
@@ -41,7 +43,16 @@ public:
             wait(lock, deadline);
         }
     }
-    // All that is there now. How many completions it was.
+    // Takes the owner's lock, before a thread that polls and gives it back only between two looks.
+    [[nodiscard]] std::unique_lock<std::mutex> enter(std::mutex& mutex) {
+        wanted_.fetch_add(1);
+        std::unique_lock lock{mutex};
+        wanted_.fetch_sub(1);
+        return lock;
+    }
+    // A completion is going to come soon: so long whoever waits polls. One that sleeps already goes on sleeping.
+    void expect(Clock::duration busy) { busy_until_ = std::max(busy_until_, Clock::now() + busy); }
+    // All that is there now, up to where somebody else wants the lock. How many completions it was.
     std::size_t drain();
     // Something a waiter's done() looks at has changed. Under the lock.
     void notify();
@@ -60,7 +71,8 @@ private:
     // So long after a completion the queue is polled. It is not begun anew with each call: an idle connection is not polled when
     // somebody asks for a message.
     Clock::time_point busy_until_;
-    bool sleeping_ = false; // one thread, on the channel
+    bool sleeping_ = false;           // one thread, on the channel
+    std::atomic<unsigned> wanted_{0}; // threads in enter() without the lock yet
 };
 
 // What stands for a completion where the queue itself cannot be read: IBV_WC_FATAL_ERR, of no work request.

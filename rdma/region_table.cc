@@ -24,7 +24,8 @@ void RegionTable::cover(std::uint32_t block, std::uint64_t offset, std::uint64_t
         return;
     }
     const std::uint64_t last = (offset + length - 1) / granule;
-    const std::uint64_t in_chunk = chunk_ / granule;
+    const bool pulled = (here->block.access & PF_MEMORY_PULL_TARGET) != 0;
+    const std::uint64_t in_chunk = (pulled ? std::min(chunk_, max_pull_chunk) : chunk_) / granule;
     for (std::uint64_t first = offset / granule; first <= last;) {
         if (here->region[first] != none) {
             ++first;

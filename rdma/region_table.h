@@ -20,6 +20,9 @@
 
 namespace pageferry::rdma {
 
+// How much depends on it that a region is registered: nothing yet (it was named ahead), a push or a bulk pull, a page fault.
+enum class Urgency : std::uint8_t { later, soon, now };
+
 struct Region {
     std::uint32_t number = 0; // its place in the table
     std::uint32_t block = 0;
@@ -30,7 +33,8 @@ struct Region {
     std::uint64_t remote_address = 0;
     std::uint32_t local_key = 0;
     std::uint32_t remote_key = 0;
-    bool local_asked = false; // being registered, or ready
+    Urgency urgency = Urgency::later; // the most urgent that it was asked for with
+    bool local_asked = false;         // being registered, or ready
     bool local_ready = false;
     bool remote_asked = false;
     bool remote_ready = false;
@@ -43,6 +47,8 @@ class RegionTable {
 public:
     static constexpr std::uint64_t granule = std::uint64_t{2} << 20;
     static constexpr std::uint64_t max_chunk = std::uint64_t{64} << 20;
+    // Of memory that is pulled into: a fault may have to wait until the chunk it is in is registered.
+    static constexpr std::uint64_t max_pull_chunk = std::uint64_t{8} << 20;
 
     // largest: what the device can register at once (max_mr_size).
     RegionTable(std::span<const Block> blocks, std::uint64_t largest);

@@ -10,7 +10,11 @@ namespace pageferry::rdma {
 
 namespace {
 
-constexpr std::size_t most_threads = 4;
+// Threads that register what no fault waits for, at once; there is one more for faults.
+std::size_t most_with_others() {
+    constexpr std::size_t most = 4;
+    return std::min<std::size_t>(most, std::max(1U, std::thread::hardware_concurrency()));
+}
 
 // Older kernels (before 5.14) do not know it: then pinning populates, one page after the other.
 void populate(const Registrar::Job& job) {
@@ -27,14 +31,45 @@ Registrar::~Registrar() {
     }
 }
 
-Result<void> Registrar::add(Job job, bool soon) {
+Result<void> Registrar::add(Job job, Urgency urgency) {
     const std::scoped_lock lock{mutex_};
     if (stopped_ || (job.for_peer && stopped_for_peer_)) {
         return std::unexpected{make_error(ErrorCode::state, "register memory", {}, "its memory was revoked")};
     }
-    (soon ? soon_ : later_).push_back(std::move(job));
-    const std::size_t wanted = std::min<std::size_t>(
-        {most_threads, std::max(1U, std::thread::hardware_concurrency()), soon_.size() + later_.size() + busy_});
+    queue(std::move(job), urgency);
+    return start_threads();
+}
+
+void Registrar::hurry(std::uint32_t number) {
+    const std::scoped_lock lock{mutex_};
+    for (const Urgency urgency : {Urgency::soon, Urgency::later}) {
+        auto& jobs = queues_[static_cast<std::size_t>(urgency)];
+        const auto found = std::ranges::find_if(jobs, [&](const Job& job) { return !job.for_peer && job.number == number; });
+        if (found != jobs.end()) {
+            Job job = std::move(*found);
+            jobs.erase(found);
+            queue(std::move(job), Urgency::now);
+            (void)start_threads(); // there are some
+            return;
+        }
+    }
+}
+
+void Registrar::queue(Job job, Urgency urgency) {
+    queues_[static_cast<std::size_t>(urgency)].push_back(std::move(job));
+    changed_.notify_all(); // one that may not take it now may be the one that is woken
+}
+
+std::size_t Registrar::queued() const {
+    std::size_t sum = 0;
+    for (const auto& jobs : queues_) {
+        sum += jobs.size();
+    }
+    return sum;
+}
+
+Result<void> Registrar::start_threads() {
+    const std::size_t wanted = std::min(most_with_others() + 1, queued() + busy_);
     if (threads_.size() < wanted) {
         auto thread = start_thread("rdma-reg-" + std::to_string(threads_.size()), [this] { run(); });
         if (!thread && threads_.empty()) {
@@ -44,8 +79,22 @@ Result<void> Registrar::add(Job job, bool soon) {
             threads_.push_back(std::move(*thread));
         }
     }
-    changed_.notify_one();
     return {};
+}
+
+std::deque<Registrar::Job>* Registrar::next() {
+    if (auto& faults = queues_[static_cast<std::size_t>(Urgency::now)]; !faults.empty()) {
+        return &faults;
+    }
+    if (busy_with_others_ >= most_with_others()) {
+        return nullptr;
+    }
+    for (const Urgency urgency : {Urgency::soon, Urgency::later}) {
+        if (auto& jobs = queues_[static_cast<std::size_t>(urgency)]; !jobs.empty()) {
+            return &jobs;
+        }
+    }
+    return nullptr;
 }
 
 std::uint64_t Registrar::new_round() {
@@ -56,8 +105,9 @@ std::uint64_t Registrar::new_round() {
 void Registrar::stop_for_peer() {
     std::unique_lock lock{mutex_};
     stopped_for_peer_ = true;
-    std::erase_if(soon_, [](const Job& job) { return job.for_peer; });
-    std::erase_if(later_, [](const Job& job) { return job.for_peer; });
+    for (auto& jobs : queues_) {
+        std::erase_if(jobs, [](const Job& job) { return job.for_peer; });
+    }
     while (busy_for_peer_ > 0) {
         drained_.wait(lock);
     }
@@ -66,8 +116,9 @@ void Registrar::stop_for_peer() {
 void Registrar::stop() {
     std::unique_lock lock{mutex_};
     stopped_ = true;
-    soon_.clear();
-    later_.clear();
+    for (auto& jobs : queues_) {
+        jobs.clear();
+    }
     changed_.notify_all();
     while (busy_ > 0) {
         drained_.wait(lock);
@@ -77,25 +128,29 @@ void Registrar::stop() {
 void Registrar::run() {
     std::unique_lock lock{mutex_};
     for (;;) {
-        auto& queue = soon_.empty() ? later_ : soon_;
-        if (queue.empty()) {
+        std::deque<Job>* const jobs = next();
+        if (jobs == nullptr) {
             if (stopped_) {
                 return;
             }
             changed_.wait(lock);
             continue;
         }
-        const Job job = std::move(queue.front());
-        queue.pop_front();
+        const bool other = jobs != &queues_[static_cast<std::size_t>(Urgency::now)];
+        const Job job = std::move(jobs->front());
+        jobs->pop_front();
         ++busy_;
         busy_for_peer_ += job.for_peer ? 1 : 0;
+        busy_with_others_ += other ? 1 : 0;
         const std::uint64_t round = round_;
         lock.unlock();
         job.done(carry_out(job), round);
         lock.lock();
         --busy_;
         busy_for_peer_ -= job.for_peer ? 1 : 0;
+        busy_with_others_ -= other ? 1 : 0;
         drained_.notify_all();
+        changed_.notify_all();
     }
 }
 

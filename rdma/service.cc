@@ -18,6 +18,7 @@ using std::chrono::milliseconds;
 namespace {
 
 constexpr std::uint64_t sent_mark = 1ULL << 32; // in wr_id: a send; else a receive, of that slot
+constexpr std::size_t requests_ahead = 8;       // unanswered at once, of max_requests
 
 int local_access(std::uint32_t rights) {
     return (rights & PF_MEMORY_PULL_TARGET) != 0 ? IBV_ACCESS_LOCAL_WRITE : 0;
@@ -78,11 +79,11 @@ void Service::set_memory(const MemoryTable& table) {
     kick();
 }
 
-void Service::want(std::span<const Region> regions, bool soon) {
+void Service::want(std::span<const Region> regions, Urgency urgency) {
     {
         const std::scoped_lock lock{mutex_};
         for (const Region& region : regions) {
-            wanted_.emplace_back(region, soon);
+            wanted_.emplace_back(region, urgency);
         }
     }
     kick();
@@ -159,7 +160,7 @@ void Service::run() {
 }
 
 void Service::take_work() {
-    std::vector<std::pair<Region, bool>> wanted;
+    std::vector<std::pair<Region, Urgency>> wanted;
     std::vector<Finished> finished;
     std::deque<ServiceMessage> asked;
     {
@@ -170,8 +171,8 @@ void Service::take_work() {
             asked.swap(held_);
         }
     }
-    for (const auto& [region, soon] : wanted) {
-        begin(region, soon);
+    for (const auto& [region, urgency] : wanted) {
+        begin(region, urgency);
     }
     for (Finished& one : finished) {
         finish(one);
@@ -181,7 +182,7 @@ void Service::take_work() {
     }
 }
 
-Result<void> Service::register_memory(const Wanted& wanted, bool soon) {
+Result<void> Service::register_memory(const Wanted& wanted, Urgency urgency) {
     const auto done = [this, wanted](Result<MemoryRegion> region, std::uint64_t round) {
         {
             const std::scoped_lock lock{mutex_};
@@ -189,39 +190,62 @@ Result<void> Service::register_memory(const Wanted& wanted, bool soon) {
         }
         kick();
     };
-    return registrar_.add(
-        {.address = wanted.address, .length = wanted.length, .access = wanted.access, .for_peer = wanted.for_peer, .done = done},
-        soon);
+    return registrar_.add({.address = wanted.address,
+                           .length = wanted.length,
+                           .access = wanted.access,
+                           .for_peer = wanted.for_peer,
+                           .number = wanted.number,
+                           .done = done},
+                          urgency);
 }
 
-void Service::begin(const Region& region, bool soon) {
-    if (register_local(region, soon) && !region.remote_asked) {
-        (soon ? ask_soon_ : ask_later_).push_back(region);
+void Service::begin(const Region& region, Urgency urgency) {
+    if (region.local_asked) {
+        hurry(region);
+    } else if (register_local(region, urgency) && !region.remote_asked) {
+        to_ask_[static_cast<std::size_t>(urgency)].push_back(region);
     }
 }
 
-bool Service::register_local(const Region& region, bool soon) {
+void Service::hurry(const Region& region) {
+    registrar_.hurry(region.number);
+    for (const Urgency urgency : {Urgency::soon, Urgency::later}) {
+        auto& waiting = to_ask_[static_cast<std::size_t>(urgency)];
+        if (const auto found = std::ranges::find(waiting, region.number, &Region::number); found != waiting.end()) {
+            to_ask_[static_cast<std::size_t>(Urgency::now)].push_back(*found);
+            waiting.erase(found);
+            return;
+        }
+    }
+}
+
+bool Service::register_local(const Region& region, Urgency urgency) {
     auto begun = register_memory(
         {.address = region.address, .length = region.length, .access = local_access(region.access), .number = region.number},
-        soon);
+        urgency);
     if (!begun) {
         end_now(Fault{.error = std::move(begun.error())});
     }
     return begun.has_value();
 }
 
+// Few are asked for at once that no fault waits for: one that comes then finds the peer with little to do before it.
 void Service::ask() {
-    while (asked_ < max_requests && !(ask_soon_.empty() && ask_later_.empty())) {
-        answered_at_ = asked_ == 0 ? Clock::now() : answered_at_;
-        auto& queue = ask_soon_.empty() ? ask_later_ : ask_soon_;
-        const Region region = queue.front();
-        queue.pop_front();
-        ++asked_;
-        send({.type = ServiceMessage::Type::ask,
-              .number = region.number,
-              .block = region.block,
-              .offset = region.offset,
-              .length = region.length});
+    for (const Urgency urgency : {Urgency::now, Urgency::soon, Urgency::later}) {
+        auto& waiting = to_ask_[static_cast<std::size_t>(urgency)];
+        const bool fault = urgency == Urgency::now;
+        while (!waiting.empty() && asked_ < (fault ? max_requests : requests_ahead)) {
+            answered_at_ = asked_ == 0 ? Clock::now() : answered_at_;
+            const Region region = waiting.front();
+            waiting.pop_front();
+            ++asked_;
+            send({.type = ServiceMessage::Type::ask,
+                  .status = fault ? fault_waits : std::uint16_t{PF_OK},
+                  .number = region.number,
+                  .block = region.block,
+                  .offset = region.offset,
+                  .length = region.length});
+        }
     }
     flush();
 }
@@ -237,7 +261,7 @@ void Service::finish(Finished& finished) {
     }
     if (const auto again = data_->region_local(finished.wanted.number, *finished.region, finished.round)) {
         finished.region->reset(); // first: both together may be more than may be locked
-        register_local(*again, true);
+        register_local(*again, again->urgency);
     }
 }
 
@@ -251,7 +275,7 @@ void Service::finish_for_peer(Finished& finished) {
     if (!finished.region) {
         // What was pushed from is pinned for that, and counts once more for the peer's pulls: it is given back for them.
         const bool room = finished.region.error().native == ENOMEM && data_->forget(registrar_.new_round());
-        if (room && register_memory(finished.wanted, true)) {
+        if (room && register_memory(finished.wanted, Urgency::now)) {
             return;
         }
         Fault fault{.error = std::move(finished.region.error())};
@@ -414,7 +438,7 @@ void Service::answer(const ServiceMessage& asked) {
                         .access = remote_access(block->access),
                         .number = asked.number,
                         .for_peer = true};
-    if (auto begun = register_memory(wanted, true); !begun) {
+    if (auto begun = register_memory(wanted, asked.status == fault_waits ? Urgency::now : Urgency::soon); !begun) {
         deny(begun.error());
         if (begun.error().code != ErrorCode::state) { // that is: revoked just now
             end_now(Fault{.error = std::move(begun.error())});

@@ -18,6 +18,7 @@
 #include "transport/plugin/memory_table.h"
 #include "transport/plugin/threads.h"
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -47,7 +48,8 @@ public:
     void stop();
 
     void set_memory(const MemoryTable& table);
-    void want(std::span<const Region> regions, bool soon);
+    // Those that were asked for here before are wanted sooner.
+    void want(std::span<const Region> regions, Urgency urgency);
     // Regions registered so far may hold pages that are no longer the memory's: as the ABI says.
     Outcome<void> memory_replaced();
     // After it the peer can write and read nothing here any more. What this side registers for its own pushes and pulls, which
@@ -75,8 +77,9 @@ private:
     void run();
     [[nodiscard]] int milliseconds_to_wait() const;
     void take_work();
-    void begin(const Region& region, bool soon);
-    bool register_local(const Region& region, bool soon);
+    void begin(const Region& region, Urgency urgency);
+    void hurry(const Region& region);
+    bool register_local(const Region& region, Urgency urgency);
     void finish(Finished& finished);
     void finish_for_peer(Finished& finished);
     void ask();
@@ -98,7 +101,7 @@ private:
     void device_event(const ibv_async_event& event);
     void end_now(Fault fault);
     void kick() const;
-    Result<void> register_memory(const Wanted& wanted, bool soon);
+    Result<void> register_memory(const Wanted& wanted, Urgency urgency);
 
     LaneSet& set_;
     Lane& lane_;
@@ -113,7 +116,7 @@ private:
 
     std::mutex mutex_; // for what others bring
     const MemoryTable* table_ = nullptr;
-    std::vector<std::pair<Region, bool>> wanted_; // and whether soon
+    std::vector<std::pair<Region, Urgency>> wanted_;
     std::vector<Finished> finished_;
     std::vector<MemoryRegion> for_peer_; // that the peer can reach
     bool revoked_ = false;
@@ -123,9 +126,8 @@ private:
     std::vector<std::string> notes_;       // events worth telling when the connection ends
 
     // the thread's own
-    std::deque<Region> ask_soon_;
-    std::deque<Region> ask_later_;
-    std::size_t asked_ = 0; // unanswered
+    std::array<std::deque<Region>, 3> to_ask_; // by urgency
+    std::size_t asked_ = 0;                    // unanswered
     Moment answered_at_ = Clock::now();
     std::deque<ServiceMessage> held_; // asked before there was memory
     std::deque<ServiceMessage> outgoing_;

@@ -2,7 +2,8 @@
 //
 //   0 u32 magic 0x4d535250   4 u16 type   6 u16 status   8 u32 number   12 u32 block   16 u64 offset   24 u64 length
 //   32 u64 address   40 u32 key   44 u32 native
-//   register    number: the asker's for this region; block, offset, length: please register it for what your side allows
+//   register    number: the asker's for this region; block, offset, length: please register it for what your side allows;
+//               status: 1 where a page fault waits for it, which then goes before all others
 //   registered  number, address, key: it is; address is the region's first byte, key the rkey
 //   denied      number, status (enum pf_status), native (errno): it is not
 //   fenced      number: all pushes before that fence (the immediate data on the bulk lanes) are in memory and visible
@@ -26,6 +27,7 @@ namespace pageferry::rdma {
 inline constexpr std::size_t service_bytes = 48;
 inline constexpr std::size_t max_requests = 32;
 inline constexpr std::size_t max_fences = 4;
+inline constexpr std::uint16_t fault_waits = 1;                                   // status of a `register`
 inline constexpr std::size_t service_depth = (2 * max_requests) + max_fences + 4; // requests, answers, fenced, and room
 
 struct ServiceMessage {

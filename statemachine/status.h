@@ -69,7 +69,8 @@ std::optional<Status> status_from_name(std::string_view name);
 bool is_legal(Side side, Status from, Status to, Cause cause);
 
 // postcopy-paused or postcopy-recover-setup: the guest's missing pages cannot be had now (QEMU: migration_postcopy_is_alive's
-// opposite).
+// opposite). A failed attempt goes from the one to the other and back: who waits for the end of it waits first and looks again
+// each time it is woken, do { wait } while (is_paused(...)), and never takes one change for the end.
 bool is_paused(Status status);
 // A migration is under way: a second one is refused (QEMU's migration_is_running()).
 bool is_running(Status status);

@@ -139,7 +139,7 @@ Outcome<void> Connection::start(LaneSet lanes) {
         const Lane& lane = lanes_[i];
         const std::string suffix = lane.urgent ? "u" : std::to_string(lane.index);
         LaneSender& sender = senders_.emplace_back(lane, *work_);
-        LaneReceiver& receiver = receivers_.emplace_back(lane, *work_, gate_);
+        LaneReceiver& receiver = receivers_.emplace_back(lane, *work_, gate_, sender);
         started = run("tcp-tx-" + suffix, [&sender] { sender.run(); });
         if (started) {
             started = run("tcp-rx-" + suffix, [&receiver] { receiver.run(); });
@@ -291,7 +291,11 @@ Outcome<std::size_t> Connection::submit(OpKind kind, std::span<const pf_extent> 
         !right) {
         return failed(std::move(right.error()));
     }
-    return work_->submit(kind, *table, extents);
+    const std::size_t taken = work_->submit(kind, *table, extents);
+    if (kind == OpKind::pull_urgent && taken > 0) {
+        senders_.back().send_now();
+    }
+    return taken;
 }
 
 Outcome<std::size_t> Connection::poll(std::span<pf_completion> completions, const Deadline& deadline) {

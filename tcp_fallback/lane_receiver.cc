@@ -9,8 +9,8 @@
 
 namespace pageferry::tcp {
 
-LaneReceiver::LaneReceiver(const Lane& lane, Work& work, MemoryGate& gate)
-    : lane_(lane), work_(work), gate_(gate), raw_pieces_(std::size_t{max_pieces - 1} * piece_bytes) {
+LaneReceiver::LaneReceiver(const Lane& lane, Work& work, MemoryGate& gate, LaneSender& sender)
+    : lane_(lane), work_(work), gate_(gate), sender_(sender), raw_pieces_(std::size_t{max_pieces - 1} * piece_bytes) {
     parts_.reserve(max_pieces);
     vectors_.reserve(std::size_t{max_pieces} + 1);
 }
@@ -121,8 +121,16 @@ bool LaneReceiver::take_requests(const Frame& frame) {
         return give_up(lane_.fault(
             make_error(ErrorCode::state, "receive a pull", {}, "the peer pulled after this side revoked its memory")));
     }
-    return locate(PF_MEMORY_PULL_SOURCE) && (work_.owe_replies(lane_.index, frame.number, parts_) ||
-                                             broken("pull requests out of order, or more than may be unanswered"));
+    if (!locate(PF_MEMORY_PULL_SOURCE)) {
+        return false;
+    }
+    if (!work_.owe_replies(lane_.index, frame.number, parts_)) {
+        return broken("pull requests out of order, or more than may be unanswered");
+    }
+    if (lane_.urgent) {
+        sender_.send_now();
+    }
+    return true;
 }
 
 bool LaneReceiver::take_answers(const Frame& frame) {

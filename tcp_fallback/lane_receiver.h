@@ -5,6 +5,7 @@
 #pragma once
 
 #include "tcp_fallback/lane.h"
+#include "tcp_fallback/lane_sender.h"
 #include "tcp_fallback/memory_gate.h"
 #include "tcp_fallback/wire.h"
 #include "tcp_fallback/work.h"
@@ -20,7 +21,8 @@ namespace pageferry::tcp {
 
 class LaneReceiver {
 public:
-    LaneReceiver(const Lane& lane, Work& work, MemoryGate& gate);
+    // sender: the same lane's.
+    LaneReceiver(const Lane& lane, Work& work, MemoryGate& gate, LaneSender& sender);
     void run();
 
 private:
@@ -43,6 +45,7 @@ private:
     const Lane& lane_;
     Work& work_;
     MemoryGate& gate_;
+    LaneSender& sender_;
     std::array<std::byte, frame_bytes> header_{};
     std::size_t have_ = 0; // bytes of header_ that are here already
     std::vector<std::byte> raw_pieces_;

@@ -19,19 +19,28 @@ static_assert(vectors_max <= 1024, "sendmsg takes no more than IOV_MAX");
 
 LaneSender::LaneSender(const Lane& lane, Work& work) : lane_(lane), work_(work), headers_(headers_bytes) {
     vectors_.reserve(vectors_max);
+    turn_.requests.reserve(max_pieces);
+    turn_.replies.reserve(max_pieces);
+    turn_.data.reserve(max_pieces);
 }
 
 void LaneSender::run() {
-    Turn turn;
-    turn.requests.reserve(max_pieces);
-    turn.replies.reserve(max_pieces);
-    turn.data.reserve(max_pieces);
-    while (work_.next(lane_.index, turn)) {
-        compose(turn);
-        if (!send()) {
+    while (work_.next(lane_.index, turn_)) {
+        if (left_.empty()) { // else it was left to this thread
+            compose(turn_);
+        }
+        if (!send(0)) {
             return;
         }
-        work_.sent(turn);
+        work_.sent(turn_);
+    }
+}
+
+void LaneSender::send_now() {
+    for (bool more = work_.borrow(turn_); more;) {
+        compose(turn_);
+        const bool going = send(MSG_DONTWAIT);
+        more = work_.after_borrowed(turn_, going && left_.empty());
     }
 }
 
@@ -53,6 +62,7 @@ void LaneSender::compose(const Turn& turn) {
     if (turn.fence) {
         add_frame(FrameType::fence, *turn.fence, {});
     }
+    left_ = vectors_;
 }
 
 void LaneSender::add_frame(FrameType type, std::uint64_t number, std::span<const Part> parts) {
@@ -75,16 +85,19 @@ void LaneSender::add_frame(FrameType type, std::uint64_t number, std::span<const
     }
 }
 
-bool LaneSender::send() {
-    std::span<iovec> left{vectors_};
+bool LaneSender::send(int flags) {
+    std::span<iovec>& left = left_;
     while (!left.empty()) {
         msghdr message{};
         message.msg_iov = left.data();
         message.msg_iovlen = left.size();
-        const ssize_t answer = ::sendmsg(lane_.socket, &message, MSG_NOSIGNAL);
+        const ssize_t answer = ::sendmsg(lane_.socket, &message, MSG_NOSIGNAL | flags);
         if (answer < 0) {
             if (errno == EINTR) {
                 continue;
+            }
+            if (errno == EAGAIN && flags != 0) {
+                return true;
             }
             lane_.fail(lane_.fault(errno, "send"));
             return false;

@@ -3,6 +3,7 @@
 #include "transport/plugin/memory_table.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace pageferry::tcp {
 
@@ -36,7 +37,6 @@ void Work::wake(Lane& lane) {
 
 void Work::wake_for(OpKind kind) {
     if (kind == OpKind::pull_urgent) {
-        wake(*lanes_.back());
         return;
     }
     // As many idle lanes as there are turns of work, so that a single page does not wake all.
@@ -99,13 +99,45 @@ bool Work::next(std::size_t lane, Turn& turn) {
         if (ended_) {
             return false;
         }
-        if (fill(lane, turn)) {
+        if (!own.borrowed && (std::exchange(own.left_over, false) || fill(lane, turn))) {
             return true;
         }
         own.idle = true;
         own.wake.wait(lock);
         own.idle = false;
     }
+}
+
+bool Work::borrow(Turn& turn) {
+    Lane& own = *lanes_.back();
+    const std::scoped_lock lock{mutex_};
+    if (ended_ || !own.idle || own.borrowed || own.left_over) {
+        return false;
+    }
+    own.borrowed = fill(lanes_.size() - 1, turn);
+    return own.borrowed;
+}
+
+bool Work::after_borrowed(Turn& turn, bool whole) {
+    Lane& own = *lanes_.back();
+    const std::scoped_lock lock{mutex_};
+    if (whole && !ended_ && fill(lanes_.size() - 1, turn)) {
+        return true;
+    }
+    own.borrowed = false;
+    own.left_over = !whole;
+    if (own.left_over || ended_) {
+        own.wake.notify_one();
+    }
+    return false;
+}
+
+void Work::clear(Turn& turn) {
+    turn.fenced.reset();
+    turn.fence.reset();
+    turn.requests.clear();
+    turn.replies.clear();
+    turn.data.clear();
 }
 
 void Work::fill_requests(std::size_t lane, Turn& turn) {
@@ -127,11 +159,7 @@ void Work::fill_requests(std::size_t lane, Turn& turn) {
 
 bool Work::fill(std::size_t lane, Turn& turn) {
     Lane& own = *lanes_[lane];
-    turn.fenced.reset();
-    turn.fence.reset();
-    turn.requests.clear();
-    turn.replies.clear();
-    turn.data.clear();
+    clear(turn);
     if (own.fenced_owed > own.fenced_said) {
         turn.fenced = own.fenced_said = own.fenced_owed;
     }
@@ -189,7 +217,9 @@ bool Work::owe_replies(std::size_t lane, std::uint64_t number, std::span<const P
     for (const Part& part : parts) {
         own.owed.push(part);
     }
-    wake(own);
+    if (!is_urgent(lane)) {
+        wake(own);
+    }
     return true;
 }
 

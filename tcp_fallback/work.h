@@ -47,17 +47,24 @@ public:
     Work(std::size_t bulk_lanes, std::size_t depth);
 
     // -- the caller's threads. All extents are known to be in the table.
-    // How many were taken, from the first.
+    // How many were taken, from the first. After urgent ones borrow() is to follow: the sender is not woken.
     std::size_t submit(OpKind kind, const MemoryTable& table, std::span<const pf_extent> extents);
     // Completions fetched: > 0 when done.
     Waited poll(std::span<pf_completion> completions, std::size_t& count, const Deadline& deadline);
     Waited fence(const Deadline& deadline);
 
     // -- lane threads
-    // Blocks until there is something to send; false: the connection is over.
+    // Blocks until there is something to send; false: the connection is over. The turn stays as it is where a borrower has left
+    // some of it, which goes first.
     bool next(std::size_t lane, Turn& turn);
     void sent(const Turn& turn);
-    // The peer asks for these pieces, numbered from number. false: not its next numbers, or more than may be unanswered.
+    // The turn of the urgent lane, for a thread that would otherwise have to wake its sender. true: it is the caller's to send,
+    // and to be followed by after_borrowed(). false: the sender is at it, or there is nothing. Never blocks.
+    bool borrow(Turn& turn);
+    // That turn has gone out, and true: here is the next one. whole: else the sender sends the rest, and whatever comes next.
+    bool after_borrowed(Turn& turn, bool whole);
+    // The peer asks for these pieces, numbered from number. false: not its next numbers, or more than may be unanswered. On the
+    // urgent lane borrow() is to follow: its sender is not woken.
     bool owe_replies(std::size_t lane, std::uint64_t number, std::span<const Part> parts);
     void owe_fenced(std::size_t lane, std::uint64_t sequence);
     // Which requests the peer is about to answer: addresses in parts are filled in.
@@ -77,7 +84,9 @@ public:
 private:
     struct Lane {
         Condition wake;
-        bool idle = false; // its sender waits
+        bool idle = false;      // its sender waits
+        bool borrowed = false;  // another thread sends in its place
+        bool left_over = false; // and has not sent all
         std::uint64_t fence_sent = 0;
         std::uint64_t fence_landed = 0;
         std::uint64_t fenced_owed = 0;
@@ -98,6 +107,7 @@ private:
     [[nodiscard]] bool is_urgent(std::size_t lane) const { return lane + 1 == lanes_.size(); }
     [[nodiscard]] OpKind pull_kind(std::size_t lane) const { return is_urgent(lane) ? OpKind::pull_urgent : OpKind::pull; }
     bool fill(std::size_t lane, Turn& turn);
+    static void clear(Turn& turn);
     void fill_requests(std::size_t lane, Turn& turn);
     [[nodiscard]] static bool may_ask(const Lane& lane) { return !lane.asked.full() && lane.asked_bytes < pull_window_bytes; }
     void wake_for(OpKind kind);

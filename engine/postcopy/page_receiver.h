@@ -54,6 +54,7 @@ public:
     [[nodiscard]] bool started() const { return started_; }
     [[nodiscard]] bool complete() const { return means_.pages.missing_bytes() == 0; }
     [[nodiscard]] std::optional<Error> error() const;
+    [[nodiscard]] bool broken() const { return server_.error().has_value(); } // faults are served no more, with any connection
     // Everything is here: faults are the kernel's own business again.
     Result<void> finish();
 

@@ -163,6 +163,8 @@ Result<bool> Puller::fill() {
         const std::uint64_t bytes = found ? slot.run.count * target_.pages.page_size(slot.block) : 0;
         if (bytes < allowed) {
             pacer_.give_back(allowed - bytes);
+        } else {
+            pacer_.owe(bytes - allowed); // of a page that is larger
         }
         if (!found) {
             break;

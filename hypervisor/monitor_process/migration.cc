@@ -92,7 +92,12 @@ void Migration::migrate(const monitor::MigrateRequest& request, monitor::Reply r
     if (request.resume) {
         as_asked_ = request.as_asked;
         auto_recovery_.attempt_by_user();
-        return resume(request.uris, std::move(reply));
+        return resume(request.uris, [this, reply = std::move(reply)](const Result<void>& begun) {
+            reply(begun);
+            if (!begun) {
+                auto_recovery_.attempt_failed(); // back to its own
+            }
+        });
     }
     if (!config_.untracked_writers.empty()) {
         std::string names;
@@ -345,13 +350,11 @@ void Migration::refuse(const Error& error) {
 void Migration::begun() {
     preparing_ = false;
     if (status() == Status::postcopy_paused) {
-        good_uris_ = uris_;
         move(Status::postcopy_recover_setup, Cause::requested);
         return std::exchange(reply_, nullptr)({});
     }
     machine_ = std::make_unique<statemachine::Machine>(next_side_, events_);
     native_result_ = {};
-    good_uris_ = uris_;
     started_ = std::chrono::steady_clock::now();
     finished_.reset();
     was_running_ = true;
@@ -404,6 +407,7 @@ json Migration::query_migrate() const {
                              (status() == Status::setup || status() == Status::active || status() == Status::postcopy_paused)
                          ? std::span<const std::string>{uris_}
                          : std::span<const std::string>{},
+        .history = &history_,
         .transport = &transport_});
 }
 

@@ -12,6 +12,7 @@
 #include "hypervisor/monitor_process/holdings.h"
 #include "hypervisor/monitor_process/mover_process.h"
 #include "hypervisor/monitor_process/qemu_driver.h"
+#include "hypervisor/monitor_process/state_history.h"
 #include "hypervisor/qemu/agent_client.h"
 #include "hypervisor/qemu/monitor_config.h"
 #include "monitor/capabilities.h"
@@ -128,6 +129,7 @@ private:
     Log log_;
     QemuDriver qemu_;
     statemachine::EventQueue events_;
+    StateHistory history_;
     std::unique_ptr<statemachine::Machine> machine_;
     std::unique_ptr<MoverProcess> mover_;
     engine::ControlPage* page_ = nullptr;

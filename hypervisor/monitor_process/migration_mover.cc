@@ -146,6 +146,7 @@ void Migration::report() {
     while (auto event = events_.take()) {
         log_(std::string{statemachine::name_of(event->side)} + ": " + std::string{statemachine::name_of(event->from)} + " -> " +
              std::string{statemachine::name_of(event->to)} + (event->error.empty() ? "" : ": " + event->error));
+        history_.note(*event);
         sink_.broadcast("MIGRATION", {{"status", std::string{statemachine::name_of(event->to)}}});
     }
 }
@@ -322,6 +323,7 @@ void Migration::clean_up() {
         if (!restored) {
             log_("putting the guest back: " + restored.error().to_string());
         }
+        release_means();
         move(status() == Status::cancelling ? Status::cancelled : Status::failed, Cause::cleaned_up);
     });
 }

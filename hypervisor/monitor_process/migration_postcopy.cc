@@ -114,6 +114,9 @@ void Migration::follow(Status to, Cause cause) {
     if (machine_->side() != Side::source) {
         return;
     }
+    if (to == Status::active || to == Status::postcopy_active) {
+        good_uris_ = uris_;
+    }
     if (to == Status::postcopy_paused && std::exchange(recovering_, false) && cause != Cause::requested) {
         auto_recovery_.attempt_failed();
     } else if (to == Status::postcopy_paused) {

@@ -160,6 +160,9 @@ json query_migrate(const MigrationView& view) {
     if (!view.error.empty() && error_is_of_now(view.status)) {
         answer["error-desc"] = view.error;
     }
+    if (view.history != nullptr) {
+        answer["x-pageferry-history"] = view.history->shown();
+    }
     if (view.transport != nullptr && !view.transport->empty()) {
         answer["x-pageferry-transport"] = shown(*view.transport);
     }

@@ -6,6 +6,7 @@
 
 #include "engine/control_page.h"
 #include "hypervisor/link/transport_report.h"
+#include "hypervisor/monitor_process/state_history.h"
 #include "statemachine/status.h"
 
 #include <nlohmann/json_fwd.hpp>
@@ -26,12 +27,13 @@ struct MigrationView {
     bool postcopy_blocktime = false;            // the capability is on
     std::span<const std::string> blocked_reasons;
     std::span<const std::string> listening; // destination: the URIs it listens on, with the real ports; empty where it does not
+    const StateHistory* history = nullptr;  // null: it is not shown
     const TransportReport* transport = nullptr; // which carries it; null or empty: not known yet
 };
 
 // QEMU shows nothing at all before the first migration, and never RAM figures on a destination. An error is shown until a
 // recovery has connected again. A destination shows how long its guest waited for pages where QEMU does: completed, with the
-// capability. x-pageferry-postcopy is ours, in every state.
+// capability. x-pageferry-postcopy and x-pageferry-history are ours, in every state.
 nlohmann::json query_migrate(const MigrationView& view);
 
 } // namespace pageferry::hypervisor

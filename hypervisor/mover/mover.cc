@@ -377,7 +377,11 @@ Result<void> Mover::serve() {
         const bool ended = polled[2].revents != 0;
         PAGEFERRY_TRY(report_states());
         if (ended) {
-            return link_.send({{"type", "ended"}});
+            // A destination that gives up while a source may still come has not ended: another mover takes its place.
+            const bool open = destination_ && machine_->status() == Status::postcopy_paused;
+            return open
+                       ? std::unexpected(make_error(ErrorCode::state, "wait for", "the source", "this mover can do it no longer"))
+                       : link_.send({{"type", "ended"}});
         }
         if (polled[0].revents != 0) {
             if (auto taken = take_message(); !taken) {

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""`pageferry migrate`, `watch`, `status` and `cancel` against a pair under Pageferry: JSON lines, and exit codes as documented."""
+"""`pageferry migrate`, `watch`, `status`, `cancel`, `pause` and `recover` against a pair under Pageferry: JSON lines, and exit codes as documented."""
 import json
+import os
+import signal
 import subprocess
 
 from under_pageferry import PATIENCE, SLOW, Case, free_port, main, program
 
-FAILED, USAGE, UNREACHABLE, CANCELLED, TIMED_OUT, REFUSED = 1, 2, 3, 4, 5, 7
+FAILED, USAGE, UNREACHABLE, CANCELLED, TIMED_OUT, PAUSED, REFUSED = 1, 2, 3, 4, 5, 6, 7
 FAST_OPTIONS = ["--downtime-limit", "20000", "--max-bandwidth", "0"]
 SLOW_OPTIONS = ["--downtime-limit", "1", "--max-bandwidth", "1M"]
 STATES = ["setup", "active", "device", "completed"]
@@ -105,11 +107,53 @@ class Cli(Case):
         self.assertTrue(objects[-1]["timed_out"])
         source.wait_writing()
 
+    def in_postcopy(self, *options):
+        """A pair, the URI, and a `migrate` that follows; pages that nobody waits for hardly move."""
+        source, destination = self.pair()
+        uri = self.uri()
+        destination.set_capabilities(postcopy_ram=True)
+        destination.qmp.execute("migrate-incoming", uri=uri)
+        migrate = self.in_background("migrate", "--qmp", source.cli_path, "--json", "--interval", "50", "--max-bandwidth", "8M", "--downtime-limit", "1",
+                                     "--max-postcopy-bandwidth", "64K", *options, uri)
+        source.qmp.wait_event("MIGRATION", status="postcopy-active")
+        destination.qmp.wait_event("MIGRATION", status="postcopy-active")
+        return source, destination, uri, migrate
+
+    def test_postcopy_paused_and_recovered(self):
+        source, destination, uri, migrate = self.in_postcopy("--postcopy=0.3")
+        self.run_cli("pause", "--qmp", destination.cli_path)  # migrate has the source's monitor to itself
+        destination.qmp.wait_event("MIGRATION", status="postcopy-paused")
+        told = self.ended(migrate, PAUSED)
+        states = ["setup", "active", "device", "postcopy-device", "postcopy-active", "postcopy-paused"]
+        self.assertEqual(self.states(told), states)
+        self.assertEqual([one["status"] for one in told[-1]["history"]], states)
+        self.assertTrue(told[-1]["error"])
+        (status,), _ = self.run_cli("status", "--qmp", source.cli_path, "--json")
+        self.assertEqual(status["status"], "postcopy-paused")
+        objects, said = self.run_cli("recover", "--qmp", source.cli_path, "--json", f"tcp:127.0.0.1:{free_port()}", code=PAUSED)
+        self.assertEqual(self.states(objects), ["postcopy-recover-setup", "postcopy-paused"])
+        self.assertIn("efused", said)
+        self.assertIn(f"pageferry recover --qmp {source.cli_path}", said)
+        objects, _ = self.run_cli("recover", "--qmp", source.cli_path, "--json", "--max-postcopy-bandwidth", "0", uri)
+        self.assertEqual(self.states(objects), ["postcopy-recover-setup", "postcopy-recover", "postcopy-active", "completed"])
+        self.assertEqual([one["status"] for one in objects[-1]["history"]],
+                         [*states, "postcopy-recover-setup", "postcopy-paused", "postcopy-recover-setup", "postcopy-recover", "postcopy-active", "completed"])
+        self.finish(source, destination)
+
+    def test_postcopy_recovers_by_itself(self):
+        source, destination, _, migrate = self.in_postcopy("--postcopy=0.3", "--recover-attempts", "3", "--recover-backoff", "100")
+        os.kill(next(pid for pid, command in self.work.processes().items() if "pageferry-mover" in command), signal.SIGKILL)  # of either side
+        source.qmp.wait_event("MIGRATION", status="postcopy-recover")
+        source.qmp.execute("migrate-set-parameters", **{"max-postcopy-bandwidth": 0})
+        self.finish(source, destination)
+        states = self.states(self.ended(migrate, 0))
+        self.assertEqual(states[-5:], ["postcopy-paused", "postcopy-recover-setup", "postcopy-recover", "postcopy-active", "completed"])
+
     def test_what_is_refused(self):
         source = self.started()
         nowhere = self.uri()
         for arguments, code, text in (
-                (["--capability", "postcopy-ram=on", nowhere], REFUSED, "Pageferry does not implement the capability 'postcopy-ram'"),
+                (["--capability", "release-ram=on", nowhere], REFUSED, "Pageferry does not implement the capability 'release-ram'"),
                 (["--parameter", "multifd-compression=zlib", nowhere], REFUSED, "Pageferry does not implement the parameter 'multifd-compression'"),
                 (["bogus:1"], FAILED, "unknown migration protocol: bogus:1"),
                 (["tcp:127.0.0.1:99999"], FAILED, "99999"),

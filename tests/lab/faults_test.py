@@ -13,7 +13,7 @@ import unittest
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 sys.path.insert(0, ROOT)
-from lab import host  # noqa: E402
+from lab import host, testing  # noqa: E402
 from lab.machine import Machine  # noqa: E402
 from lab.two import Two  # noqa: E402
 
@@ -97,7 +97,7 @@ class Faults(unittest.TestCase):
 
     def whereabouts(self):
         """Where in the kernel our programs' threads are."""
-        script = "for task in $(pidof pageferry-perf | xargs -n1 printf '/proc/%s/task/* '); do echo \"$(cat $task/comm):\"; cat $task/stack; done"
+        script = "for task in $(pidof pageferry-perf lab-reconnect | xargs -n1 printf '/proc/%s/task/* '); do echo \"$(cat $task/comm):\"; cat $task/stack; done"
         return "\n".join(f"{machine.name}: {machine.run(script).stdout.decode()}" for machine in self.machines())
 
     def assert_nothing_left(self):
@@ -107,7 +107,7 @@ class Faults(unittest.TestCase):
                 job.wait(PATIENCE)
         for machine in self.machines():
             def left(machine=machine):
-                return machine.run("ps -o pid,args | grep -E '[p]ageferry-perf|[l]ab-listener'; "
+                return machine.run("ps -o pid,args | grep -E '[p]ageferry-perf|[l]ab-'; "
                                    "for kind in qp mr cm_id cq pd; do rdma resource show $kind | grep -E 'comm (pageferry|lab-)' | sed \"s/^/$kind: /\"; done;"
                                    "ls /dev/shm").stdout.decode()
             wait_until(lambda: not left().strip(), lambda: f"left on {machine.name}: {left()}")
@@ -264,6 +264,66 @@ class TwoMachines(Faults):
         self.lab.drop_roce(0)
         self.assert_usable(self.lab.a, self.lab.b)
 
+    def reconnecting(self):
+        """(caller, server) of lab-reconnect, moving pages over RDMA."""
+        if SCHEME != "rdma":
+            self.skipTest("it is about RDMA")
+        server = self.lab.b.spawn(f"exec lab-reconnect serve {self.lab.b.address} {self.port}")
+        self.jobs.append(server)
+        wait_until(lambda: b"listening" in server.output or not server.running, "it listens")
+        caller = self.lab.a.spawn(f"exec lab-reconnect call {self.lab.b.address} {self.port}")
+        self.jobs.append(caller)
+        wait_until(lambda: b"moving" in caller.output or not caller.running, "pages move")
+        self.assertTrue(caller.running, f"it has ended already: {caller.running or caller.wait()}")
+        return caller, server
+
+    def closed_in_time(self, *jobs):
+        """Each has noticed, and close() took no longer than it may: a second, and what an emulated machine needs."""
+        for job in jobs:
+            wait_until(lambda job=job: b"closed in" in job.output or not job.running,
+                       lambda job=job: f"it closes: {job.output} {job.errors}; it is in\n{self.whereabouts()}")
+            said = job.output.decode()
+            print(f"      {said.strip()}", file=sys.stderr)
+            self.assertIn("closed in", said, job.errors)
+            self.assertLess(int(re.search(r"closed in (\d+) ms", said)[1]), 3000)
+
+    def test_a_connection_that_cannot_be_taken_apart_is_closed_and_tcp_goes_on(self):
+        caller, server = self.reconnecting()
+        self.lab.hold_roce(120)  # what they send stays in the machine, and with it the queue pairs
+        try:
+            self.closed_in_time(caller, server)
+            for job in (caller, server):
+                wait_until(lambda job=job: b"done" in job.output or not job.running, lambda job=job: f"TCP works: {job.output} {job.errors}")
+                self.assertIn(b"tcp works", job.output)
+        finally:
+            self.lab.hold_roce(0)
+        for job in (caller, server):
+            self.assertEqual(job.wait(PATIENCE).status, 0)
+        self.assert_usable(self.lab.a, self.lab.b)
+
+    def test_the_port_goes_down_and_close_returns(self):
+        caller, server = self.reconnecting()
+        self.lab.a.run("ip link set eth0 down", check=True)
+        try:
+            self.closed_in_time(caller, server)
+        finally:
+            self.lab.a.run("ip link set eth0 up", check=True)
+        for job in (caller, server):
+            result = job.wait(2 * PATIENCE)
+            self.assertEqual(result.status, 0, result)
+        self.anew(self.lab.a)
+        self.restore()
+        self.assert_usable(self.lab.a, self.lab.b)
+
+    def anew(self, machine):
+        """A device whose port went down under traffic may not come to life again: it is made anew, its addresses after it."""
+        machine.run(f"""set -e
+            rdma link delete rxe0
+            rdma link add rxe0 type rxe netdev eth0
+            ip address flush dev eth0
+            ip address add {machine.address}/24 dev eth0
+            ip address add {machine.address6}/64 dev eth0 nodad""", check=True)
+
     def test_the_port_goes_down(self):
         source, target = self.pushing()
         self.lab.a.run("ip link set eth0 down", check=True)
@@ -273,13 +333,7 @@ class TwoMachines(Faults):
         finally:
             self.lab.a.run("ip link set eth0 up", check=True)
         self.failed(source)  # rxe holds on to a queue pair with packets on their way while its port is down
-        # A device whose port went down under traffic may not come to life again: it is made anew, its addresses after it.
-        self.lab.a.run(f"""set -e
-            rdma link delete rxe0
-            rdma link add rxe0 type rxe netdev eth0
-            ip address flush dev eth0
-            ip address add {self.lab.a.address}/24 dev eth0
-            ip address add {self.lab.a.address6}/64 dev eth0 nodad""", check=True)
+        self.anew(self.lab.a)
         self.restore()
         self.assert_usable(self.lab.a, self.lab.b)
 
@@ -291,9 +345,4 @@ if __name__ == "__main__":
     words.add_argument("--scheme", choices=("tcp", "rdma"), default=SCHEME)
     given, rest = words.parse_known_args()
     SCHEME = given.scheme
-    try:
-        host.recipe()
-    except host.NotFetched as missing:
-        print(f"skipped: {missing}")
-        sys.exit(77)
-    unittest.main(verbosity=2, argv=[sys.argv[0], *rest])
+    testing.main([sys.argv[0], *rest])

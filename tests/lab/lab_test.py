@@ -17,7 +17,7 @@ from unittest import mock
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 sys.path.insert(0, ROOT)
-from lab import host  # noqa: E402
+from lab import host, testing  # noqa: E402
 from lab.lane import CommandTimeout, LabError  # noqa: E402
 from lab.machine import BOOTS, LANES, Machine  # noqa: E402
 from lab.two import Two  # noqa: E402
@@ -335,9 +335,4 @@ class GoogleTests(unittest.TestCase):
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         BUILD = os.path.abspath(sys.argv.pop(1))
-    try:
-        host.recipe()
-    except host.NotFetched as missing:
-        print(f"skipped: {missing}")
-        sys.exit(77)
-    unittest.main(verbosity=2)
+    testing.main()

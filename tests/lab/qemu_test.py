@@ -11,7 +11,7 @@ import unittest
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 sys.path.insert(0, ROOT)
-from lab import host, nested  # noqa: E402
+from lab import host, nested, testing  # noqa: E402
 from lab.machine import Machine  # noqa: E402
 
 BUILD = os.path.join(ROOT, "build", "release")
@@ -72,9 +72,4 @@ if __name__ == "__main__":
     words.add_argument("--scheme", choices=("tcp", "rdma"), default=SCHEME)
     given, rest = words.parse_known_args()
     SCHEME = given.scheme
-    try:
-        host.recipe()
-    except host.NotFetched as missing:
-        print(f"skipped: {missing}")
-        sys.exit(77)
-    unittest.main(verbosity=2, argv=[sys.argv[0], *rest])
+    testing.main([sys.argv[0], *rest])

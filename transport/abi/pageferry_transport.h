@@ -185,7 +185,10 @@ typedef struct pf_transport {
     /* All phases up to PF_PHASE_ESTABLISHED within timeout_ms. progress may be NULL. */
     int (*connect)(pf_connection* connection, int64_t timeout_ms, pf_progress progress, void* context, pf_error* error);
     void (*cancel)(pf_connection* connection);
-    /* Ends it: after the return nothing of it can write this side's memory. */
+    /* Ends it: after the return nothing of it can write this side's memory, or read it. It waits for no network: while the
+       connection still stands, a second at most for the peer to take the last messages; then as long as the host needs to take
+       the memory back. What can hold up the host itself (queues of a device whose port is down) is given back behind it, on a
+       thread of the plugin, and holds up neither another connection nor, more than the kernel does, the end of the process. */
     void (*close)(pf_connection* connection);
     /* "tcp 192.0.2.1:50312 -> 192.0.2.7:4444, 2 lanes" */
     int (*describe)(pf_connection* connection, char* buffer, size_t capacity);

@@ -15,6 +15,8 @@ namespace {
 using namespace pageferry;
 using namespace pageferry::transport::session;
 
+constexpr std::uint32_t last_type = 22; // Received
+
 void try_bytes(std::span<const std::byte> bytes) {
     const auto message = decode(bytes);
     if (!message) {
@@ -43,7 +45,7 @@ std::vector<std::byte> with_header(std::span<const std::byte> input) {
         }
     };
     put(magic, 4);
-    put(std::to_integer<std::uint32_t>(input[0]) % 20, 2);
+    put(std::to_integer<std::uint32_t>(input[0]) % (last_type + 2), 2); // and some that are none
     put(0, 2);
     put(size, 4);
     bytes.insert(bytes.end(), input.begin() + 1, input.end());

@@ -1,10 +1,4 @@
-#include "cli/follow.h"
-
-#include "fake_monitor.h"
-
-#include <csignal>
-#include <optional>
-#include <unistd.h>
+#include "follow_fixture.h"
 
 namespace pageferry::cli {
 namespace {
@@ -12,57 +6,6 @@ namespace {
 using monitor::QmpClient;
 using nlohmann::json;
 using std::chrono::milliseconds;
-
-class Recorder : public Reporter {
-public:
-    void state(const StateChange& change) override { states.push_back(change.status); }
-    void progress(const ProgressView& view) override {
-        seen.push_back(view);
-        if (on_progress) {
-            on_progress();
-        }
-    }
-    void note(const std::string& text) override { notes.push_back(text); }
-    void finish(const Summary& /*summary*/, int /*exit_code*/) override {}
-    [[nodiscard]] milliseconds interval() const override { return milliseconds{20}; }
-
-    std::vector<std::string> states;
-    std::vector<std::string> notes;
-    std::vector<ProgressView> seen;
-    std::function<void()> on_progress;
-};
-
-json figures(const std::string& status) {
-    return {{"status", status}, {"total-time", 10}, {"ram", {{"total", 1000}, {"remaining", 500}, {"transferred", 500}}}};
-}
-
-// Answers every command with `reply` until the client is gone.
-using Replies = std::function<json(Peer&, const std::string& command)>;
-void serve(Peer& peer, const Replies& reply) {
-    peer.greet();
-    for (;;) {
-        const json command = peer.hear();
-        if (!command.is_object()) {
-            return;
-        }
-        const json value = reply(peer, command["execute"].get<std::string>());
-        if (value.is_string()) {
-            peer.refuse(command, value.get<std::string>());
-        } else {
-            peer.answer(command, value);
-        }
-    }
-}
-
-Result<Outcome> follow_fake(Recorder& recorder, const FollowOptions& options, const Replies& reply) {
-    auto signals = Signals::take(); // before the monitor's thread, which inherits the mask
-    EXPECT_TRUE(signals);
-    const FakeMonitor fake{[&](Peer& peer) { serve(peer, reply); }};
-    auto client = QmpClient::connect(fake.address(), soon());
-    EXPECT_TRUE(client);
-    client->interrupt_on(signals->descriptor());
-    return follow(*client, *signals, recorder, options);
-}
 
 TEST(Follow, TellsEveryStateOnceAndInOrder) {
     Recorder recorder;
@@ -223,9 +166,9 @@ TEST(Follow, GoesOnWhenTheMonitorRefusesToCancel) {
     const auto outcome = follow_fake(recorder, {}, [&](Peer&, const std::string& command) -> json {
         if (command == "migrate_cancel") {
             refused = true;
-            return "Migration cannot be cancelled in postcopy";
+            return "Migration cannot be cancelled now";
         }
-        return figures(refused && ++asked > 2 ? "completed" : "postcopy-active");
+        return figures(refused && ++asked > 2 ? "completed" : "device");
     });
     ASSERT_TRUE(outcome);
     EXPECT_TRUE(refused);

@@ -142,5 +142,61 @@ TEST(ProgressViews, ForgetTheLastMigration) {
     EXPECT_FALSE(progress.update(active(1000, 400, 600), now + seconds{3}).rate);
 }
 
+Snapshot in_postcopy(std::uint64_t missing, std::uint64_t bytes, std::uint64_t requests) {
+    Snapshot now = active(1000, 0, 5000);
+    now.status = "postcopy-active";
+    now.dirty_rate = 1e9; // of precopy; the source's RAM stands still now
+    now.postcopy = PostcopyView{.requests = requests, .bytes = bytes, .missing = missing};
+    return now;
+}
+
+TEST(PostcopyViews, HaveFaultsAndWhatIsFetched) {
+    Progress progress;
+    const Time now{};
+    progress.update(active(1000, 500, 4000), now);
+    Snapshot first = in_postcopy(800, 200, 10);
+    first.postcopy->faults_per_second = 77;
+    ProgressView view = progress.update(first, now + seconds{1});
+    EXPECT_FALSE(view.rate) << "precopy counted something else";
+    EXPECT_EQ(view.faults, 77.0) << "before the second sample: the monitor's figure";
+    EXPECT_DOUBLE_EQ(view.percent.value_or(0), 20.0);
+    view = progress.update(in_postcopy(600, 400, 60), now + seconds{2});
+    EXPECT_EQ(view.rate, 200.0);
+    EXPECT_EQ(view.faults, 50.0);
+    EXPECT_EQ(view.eta, milliseconds{3000});
+    EXPECT_TRUE(view.converges);
+}
+
+TEST(PostcopyViews, HaveNoRateWithoutAConnection) {
+    Progress progress;
+    const Time now{};
+    progress.update(in_postcopy(800, 200, 10), now);
+    progress.update(in_postcopy(600, 400, 60), now + seconds{1});
+    Snapshot paused = in_postcopy(600, 400, 60);
+    for (const char* status : {"postcopy-paused", "postcopy-recover-setup", "postcopy-recover"}) {
+        paused.status = status;
+        const ProgressView view = progress.update(paused, now + seconds{2});
+        EXPECT_FALSE(view.rate || view.faults || view.eta) << status;
+        EXPECT_DOUBLE_EQ(view.percent.value_or(0), 40.0);
+    }
+    EXPECT_FALSE(progress.update(in_postcopy(600, 400, 60), now + seconds{9}).rate) << "the pause is not averaged in";
+    EXPECT_EQ(progress.update(in_postcopy(500, 500, 60), now + seconds{10}).rate, 100.0);
+}
+
+TEST(PostcopyViews, UseQemusOwnFiguresWhereThereAreNoOthers) {
+    Progress progress;
+    const Time now{};
+    Snapshot sample = in_postcopy(0, 0, 0);
+    sample.postcopy.reset();
+    sample.remaining = 700;
+    progress.update(sample, now);
+    sample.transferred = *sample.transferred + 100;
+    sample.remaining = 600;
+    const ProgressView view = progress.update(sample, now + seconds{1});
+    EXPECT_EQ(view.rate, 100.0);
+    EXPECT_EQ(view.eta, milliseconds{6000});
+    EXPECT_FALSE(view.faults);
+}
+
 } // namespace
 } // namespace pageferry::cli

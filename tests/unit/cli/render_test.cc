@@ -112,6 +112,81 @@ TEST(Transport, IsInStatusSummaryAndJson) {
     EXPECT_FALSE(json::parse(json_progress(full_view())).contains("transport"));
 }
 
+ProgressView postcopy_view() {
+    ProgressView view = full_view();
+    view.snapshot.status = "postcopy-active";
+    view.snapshot.source = true;
+    view.snapshot.postcopy = PostcopyView{.requests = 321,
+                                          .request_bytes = 321 * 4096,
+                                          .bytes = 12 << 20,
+                                          .missing = (3 << 20) + 1,
+                                          .p50 = microseconds{210},
+                                          .p99 = microseconds{1900},
+                                          .distribution = {1, 2}};
+    view.rate = 45.0 * (1 << 20);
+    view.faults = 120.4;
+    return view;
+}
+
+TEST(PostcopyText, IsOnTheLiveLine) {
+    EXPECT_EQ(render_live_line(postcopy_view(), 200),
+              "postcopy-active  [###############.....]   75.0%  769 pages (3.00 MiB) left  45.0 MiB/s  120 faults/s  p50 210 us  "
+              "p99 1.90 ms  ETA 860 ms  4 lanes");
+    EXPECT_EQ(render_live_line(postcopy_view(), 80), "postcopy-active   75.0%  45.0 MiB/s  120 faults/s  ETA 860 ms");
+    for (std::size_t width = 0; width <= 200; ++width) {
+        EXPECT_LE(render_live_line(postcopy_view(), width).size(), width);
+    }
+}
+
+TEST(PostcopyText, IsInStatusAndSummary) {
+    ProgressView view = postcopy_view();
+    enter_state(view.snapshot.history, "setup", microseconds{0});
+    enter_state(view.snapshot.history, "active", microseconds{20'000});
+    const std::string status = render_status(view, "pageferry recover");
+    for (const char* part :
+         {"left                769 pages (3.00 MiB)\n", "faults              321 pages (1.25 MiB), 120 faults/s\n",
+          "fault latency       p50 210 us, p99 1.90 ms\n", "moved in postcopy   12.0 MiB\n",
+          "states              setup 20 ms, active\n", "next                pageferry recover\n"}) {
+        EXPECT_TRUE(status.contains(part)) << part << "in\n" << status;
+    }
+    EXPECT_FALSE(status.contains("dirty rate") || status.contains("expected downtime")) << status;
+
+    Summary summary{.last = postcopy_view().snapshot, .history = view.snapshot.history};
+    EXPECT_TRUE(render_summary(summary).contains("faults              321 pages (1.25 MiB)\n")) << render_summary(summary);
+    EXPECT_TRUE(render_summary(summary).contains("states              setup 20 ms, active\n")) << render_summary(summary);
+    enter_state(summary.last.history, "told by the monitor", microseconds{0});
+    EXPECT_TRUE(render_summary(summary).contains("states              told by the monitor\n"));
+}
+
+TEST(PostcopyText, IsInJson) {
+    EXPECT_EQ(
+        json::parse(json_progress(postcopy_view()))["postcopy"],
+        json::parse(
+            R"({"requests": 321, "request_bytes": 1314816, "bytes": 12582912, "missing_bytes": 3145729, "missing_pages": 769,
+                              "faults_per_second": 120.4, "latency_p50_us": 210, "latency_p99_us": 1900, "latency_distribution": [1, 2]})"));
+    Summary summary{.last = postcopy_view().snapshot};
+    enter_state(summary.history, "setup", microseconds{0});
+    enter_state(summary.history, "active", microseconds{20'000});
+    const json told = json::parse(json_summary(summary, 6, {}));
+    EXPECT_EQ(told["history"], json::parse(R"([{"status": "setup", "time": "1970-01-01T00:00:00.000000Z", "ms": 20},
+                                               {"status": "active", "time": "1970-01-01T00:00:00.020000Z"}])"));
+    EXPECT_EQ(told["postcopy"]["requests"], 321);
+    EXPECT_FALSE(json::parse(json_progress(full_view())).contains("postcopy"));
+}
+
+TEST(PostcopyText, SaysWhatToTypeNext) {
+    Snapshot paused;
+    paused.status = "postcopy-paused";
+    paused.source = true;
+    EXPECT_EQ(recovery_advice(paused, "/run/vm.qmp", {"rdma:h:1", "tcp:[fe80::1]:2"}),
+              "pageferry recover --qmp /run/vm.qmp rdma:h:1 'tcp:[fe80::1]:2'");
+    EXPECT_EQ(recovery_advice(paused, "/run/a vm", {}), "pageferry recover --qmp '/run/a vm' URI");
+    paused.transport = fallen_back();
+    EXPECT_EQ(recovery_advice(paused, "/run/vm.qmp", {}), "pageferry recover --qmp /run/vm.qmp tcp:h:1");
+    paused.source = false;
+    EXPECT_TRUE(recovery_advice(paused, "/run/vm.qmp", {}).contains("--qmp /run/vm.qmp --incoming URI"));
+}
+
 TEST(StateLine, HasTimeAndState) {
     const std::string line = render_state_line({.status = "postcopy-active", .time = microseconds{1'000'000'000'123'456}});
     EXPECT_EQ(line.substr(line.find(':') + 4), "40.123  postcopy-active");

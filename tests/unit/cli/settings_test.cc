@@ -60,6 +60,21 @@ TEST(Arguments, CarryEverythingThatWasAskedFor) {
                           "x-pageferry-rdma": "off"})"));
 }
 
+TEST(Arguments, CarryWhatPostcopyAndRecoveryNeed) {
+    Settings settings;
+    settings.max_postcopy_bandwidth = 1 << 20;
+    settings.recover_attempts = 5;
+    settings.recover_backoff = 100;
+    settings.recover_time_limit = 60'000;
+    EXPECT_EQ(
+        parameter_arguments(settings, {}).value(),
+        json::parse(R"({"max-postcopy-bandwidth": 1048576, "x-pageferry-recover-attempts": 5, "x-pageferry-recover-backoff": 100,
+                              "x-pageferry-recover-time-limit": 60000})"));
+    EXPECT_FALSE(mentions_capability(settings, "postcopy-ram"));
+    settings.capabilities = {"events=on", "postcopy-ram=off"};
+    EXPECT_TRUE(mentions_capability(settings, "postcopy-ram"));
+}
+
 TEST(Arguments, AreAllOrNothing) {
     Settings settings;
     settings.parameters = {"a=1", "b"};

@@ -51,6 +51,51 @@ TEST(Snapshots, ReadWhichTransportCarriesIt) {
     EXPECT_EQ(parse_snapshot(json{{"x-pageferry-transport", 5}}).transport, std::nullopt);
 }
 
+TEST(Snapshots, ReadWhatAPostcopyDoes) {
+    const Snapshot now = parse_snapshot(json::parse(R"({"status": "postcopy-active", "total-time": 5, "x-pageferry-postcopy":
+        {"requests": 7, "request-bytes": 28672, "bytes": 1048576, "missing": 8192, "faults-per-second": 3.5,
+         "latency": {"p50-us": 210.4, "p99-us": 1900, "dist": [0, 1, 6]}},
+        "ram": {"total": 100000, "remaining": 90000, "transferred": 5, "postcopy-requests": 1, "postcopy-bytes": 2, "page-size": 8192}})"));
+    const PostcopyView expected{.requests = 7,
+                                .request_bytes = 28672,
+                                .bytes = 1048576,
+                                .missing = 8192,
+                                .faults_per_second = 3.5,
+                                .p50 = std::chrono::microseconds{210},
+                                .p99 = std::chrono::microseconds{1900},
+                                .distribution = {0, 1, 6}};
+    EXPECT_EQ(now.postcopy, expected);
+    EXPECT_TRUE(now.source);
+    EXPECT_EQ(now.page_size, 8192U);
+    EXPECT_EQ(bytes_left(now), 8192U);
+}
+
+TEST(Snapshots, ReadWhatPlainQemuSaysOfAPostcopy) {
+    const json ram{{"total", 1000}, {"remaining", 500}, {"transferred", 9}, {"postcopy-requests", 3}, {"postcopy-bytes", 12288}};
+    const Snapshot now = parse_snapshot({{"status", "postcopy-active"}, {"ram", ram}});
+    EXPECT_EQ(now.postcopy, (PostcopyView{.requests = 3, .bytes = 12288}));
+    EXPECT_EQ(bytes_left(now), 500U);
+    EXPECT_TRUE(parse_snapshot({{"status", "completed"}, {"ram", ram}}).postcopy);
+    EXPECT_FALSE(parse_snapshot({{"status", "active"}, {"ram", {{"postcopy-requests", 0}, {"postcopy-bytes", 0}}}}).postcopy);
+    EXPECT_FALSE(parse_snapshot({{"status", "postcopy-paused"}}).source) << "a destination's answer";
+}
+
+TEST(Snapshots, TakeAnythingOfAPostcopyForMissing) {
+    EXPECT_FALSE(parse_snapshot(json::parse(R"({"status": "postcopy-active", "x-pageferry-postcopy": 5})")).postcopy);
+    EXPECT_FALSE(parse_snapshot(json::parse(R"({"status": "postcopy-active", "x-pageferry-postcopy":
+        {"requests": -1, "missing": "all", "latency": {"p50-us": "fast", "p99-us": -4, "dist": [1, -2]}}})"))
+                     .postcopy);
+    EXPECT_FALSE(parse_snapshot(json::parse(R"({"x-pageferry-postcopy": {"latency": []}, "x-pageferry-history": 5})")).postcopy);
+    EXPECT_EQ(parse_snapshot(json::parse(R"({"ram": {"page-size": 0}})")).page_size, 1U);
+}
+
+TEST(Snapshots, ReadTheHistory) {
+    EXPECT_EQ(parse_snapshot(json::parse(R"({"status": "active", "x-pageferry-history":
+        [{"status": "setup", "timestamp": {"seconds": 1, "microseconds": 0}}]})"))
+                  .history.size(),
+              1U);
+}
+
 TEST(Snapshots, TakeAnythingForMissing) {
     EXPECT_EQ(parse_snapshot(json::object()).status, "none");
     EXPECT_EQ(parse_snapshot(json{}).status, "none");
@@ -74,6 +119,11 @@ TEST(Statuses, AreSortedIntoEndsAndTheRest) {
         EXPECT_TRUE(is_under_way(on_the_way));
     }
     EXPECT_FALSE(is_under_way("none"));
+    for (const char* late :
+         {"postcopy-device", "postcopy-active", "postcopy-paused", "postcopy-recover-setup", "postcopy-recover"}) {
+        EXPECT_TRUE(is_postcopy(late));
+    }
+    EXPECT_FALSE(is_postcopy("active") || is_postcopy("device") || is_postcopy("completed"));
 }
 
 } // namespace

@@ -57,5 +57,15 @@ TEST(Timestamps, AreUtcForMachines) {
     EXPECT_EQ(format_timestamp(std::chrono::microseconds{1'000'000'000'000'001}), "2001-09-09T01:46:40.000001Z");
 }
 
+TEST(Latencies, HaveThreeDigits) {
+    using std::chrono::microseconds;
+    EXPECT_EQ(format_latency(microseconds{0}), "0 us");
+    EXPECT_EQ(format_latency(microseconds{999}), "999 us");
+    EXPECT_EQ(format_latency(microseconds{1000}), "1.00 ms");
+    EXPECT_EQ(format_latency(microseconds{12'340}), "12.3 ms");
+    EXPECT_EQ(format_latency(microseconds{999'499}), "999 ms");
+    EXPECT_EQ(format_latency(microseconds{2'050'000}), "2.05 s");
+}
+
 } // namespace
 } // namespace pageferry::cli

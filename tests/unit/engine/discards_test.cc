@@ -67,12 +67,11 @@ protected:
         source_process_.write(0, {0, 1, 2, 63});
         auto options = options_;
         options.session = {};
-        destination_ =
-            std::make_unique<Destination>(DestinationConfig{.blocks = again(destination_process_),
-                                                            .candidates = {{.uri = "tcp:127.0.0.1:0", .transport = *tcp_}},
-                                                            .options = options,
-                                                            .page = &destination_page_},
-                                          destination_guest_, destination_machine_);
+        destination_ = std::make_unique<Destination>(
+            DestinationConfig{.blocks = again(destination_process_),
+                              .reception = {.candidates = {{.uri = "tcp:127.0.0.1:0", .transport = *tcp_}}, .options = options},
+                              .page = &destination_page_},
+            destination_guest_, destination_machine_);
         const auto uris = destination_->listen();
         ASSERT_TRUE(uris) << uris.error().to_string();
         uri_ = uris->front();

@@ -40,6 +40,9 @@ Result<Fd> FakeSourceGuest::start_device_save() {
     if (!send_all(stream_, device_state.substr(0, 1000))) {
         return std::unexpected(make_error(ErrorCode::io, "send", "device state", "closed"));
     }
+    if (on_start_save) {
+        on_start_save();
+    }
     if (writing) {
         process_.stop_writing();
     }

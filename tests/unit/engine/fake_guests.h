@@ -27,8 +27,9 @@ public:
     Result<void> finish_device_save() override;
     Result<bool> commit() override;
 
-    bool writing = false;               // the child writes until the guest is stopped
-    std::vector<std::uint64_t> on_save; // pages of block 0 that saving device state writes, as virtio devices do
+    std::function<void()> on_start_save; // the guest still runs
+    bool writing = false;                // the child writes until the guest is stopped
+    std::vector<std::uint64_t> on_save;  // pages of block 0 that saving device state writes, as virtio devices do
     std::function<Result<void>()> on_commit;
     std::atomic<bool> may_continue{true};
     bool committed = false;
@@ -43,9 +44,11 @@ class FakeDestinationGuest final : public DestinationGuest {
 public:
     Result<Fd> start_device_load() override;
     Result<bool> loaded(std::chrono::milliseconds wait) override;
+    Result<void> drop_mappings() override { return on_drop ? on_drop() : Result<void>{}; }
     Result<void> run(bool running) override;
 
-    std::function<void()> on_load; // before device state is read: RAM must be final by now
+    std::function<Result<void>()> on_drop; // the hypervisor forgets what it has mapped; here it has mapped nothing
+    std::function<void()> on_load;         // before device state is read: RAM must be final by now
     std::function<Result<void>()> on_run;
     bool ran = false;
     bool ran_running = false;

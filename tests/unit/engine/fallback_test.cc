@@ -1,7 +1,7 @@
 // From one transport to the next: a source that tries several, a destination that listens on several. The transports that fail
 // are TCP with one function replaced; everything else is real.
 #include "engine/destination.h"
-#include "engine/settlement.h"
+#include "engine/recovery.h"
 #include "engine/source.h"
 #include "tests/unit/engine/failing_transport.h"
 #include "tests/unit/engine/fake_guests.h"
@@ -74,11 +74,11 @@ protected:
         options.session = {};
         destination_ = std::make_unique<Destination>(
             DestinationConfig{.blocks = again(destination_process_),
-                              .candidates = std::move(candidates),
-                              .options = options,
-                              .page = &destination_page_,
-                              .tell = [this](const TransportUse& use) { destination_told_.push_back(use); },
-                              .turned_away = [this](const Error& error) { turned_away_.push_back(error); }},
+                              .reception = {.candidates = std::move(candidates),
+                                            .options = options,
+                                            .tell = [this](const TransportUse& use) { destination_told_.push_back(use); },
+                                            .turned_away = [this](const Error& error) { turned_away_.push_back(error); }},
+                              .page = &destination_page_},
             destination_guest_, destination_machine_);
         auto uris = destination_->listen();
         if (uris) {
@@ -302,8 +302,8 @@ TEST_F(Fallback, ADestinationThatCanListenNowhereSaysWhy) {
     EXPECT_EQ(none.error().reason, "there is no device to listen on; tried before: rdma:0:1: the plugin is missing");
 }
 
-// Both attempts of the settlement reach the destination: each with an epoch of its own, or the second would be an old connection.
-TEST_F(Fallback, ASettlementFallsBackToo) {
+// Both attempts of the recovery reach the destination: each with an epoch of its own, or the second would be an old connection.
+TEST_F(Fallback, ARecoveryFallsBackToo) {
     const auto uris = listen({{.uri = "tcp:127.0.0.1:0", .transport = *tcp_}});
     ASSERT_TRUE(uris);
     Source& moving = source({{.uri = uris->front(), .transport = *tcp_}}, source_process_);
@@ -316,13 +316,15 @@ TEST_F(Fallback, ASettlementFallsBackToo) {
     auto options = options_;
     options.epoch = 1;
     statemachine::Machine machine{Side::source, source_events_, Status::postcopy_recover_setup};
-    Settlement settlement{
-        PeerConfig{.candidates = {{.uri = uris->front(), .transport = changed(testing::fails_to_receive<PF_IO>)},
-                                  {.uri = uris->front(), .transport = *tcp_}},
-                   .options = options,
-                   .tell = [this](const TransportUse& use) { source_told_.push_back(use); }},
-        true, machine};
-    const auto done = settlement.run();
+    Recovery recovery{
+        RecoveryConfig{.blocks = again(source_process_),
+                       .peer = {.candidates = {{.uri = uris->front(), .transport = changed(testing::fails_to_receive<PF_IO>)},
+                                               {.uri = uris->front(), .transport = *tcp_}},
+                                .options = options,
+                                .tell = [this](const TransportUse& use) { source_told_.push_back(use); }},
+                       .page = &source_page_},
+        machine};
+    const auto done = recovery.run();
     ASSERT_TRUE(done) << done.error().to_string();
     ASSERT_TRUE(destination_done_.get());
     EXPECT_EQ(machine.status(), Status::completed);

@@ -65,5 +65,18 @@ TEST(Pacer, TakesBackWhatWasNotSent) {
     EXPECT_EQ(pacer.allow(mebibyte, rate, start), allowed);
 }
 
+TEST(Pacer, WhatWentBeyondTheAllowanceIsMadeUpFor) {
+    Pacer pacer;
+    const std::uint64_t rate = mebibyte;
+    const std::uint64_t allowed = pacer.allow(64 << 10, rate, start);
+    ASSERT_GT(allowed, 0U);
+    pacer.owe(2 * mebibyte - allowed); // a page that is larger
+    EXPECT_GT(pacer.wait(rate).count(), 0);
+    EXPECT_EQ(pacer.allow(64 << 10, rate, start + std::chrono::milliseconds{1500}), 0U);
+    EXPECT_GT(pacer.allow(64 << 10, rate, start + std::chrono::milliseconds{2500}), 0U);
+    pacer.owe(2 * mebibyte);
+    EXPECT_EQ(pacer.allow(mebibyte, 0, start), mebibyte) << "without a limit nothing is owed";
+}
+
 } // namespace
 } // namespace pageferry::engine

@@ -1,6 +1,6 @@
 // Precopy from end to end in one process: real files, real dirty tracking of a child process, the real TCP plugin.
 #include "engine/destination.h"
-#include "engine/settlement.h"
+#include "engine/recovery.h"
 #include "engine/source.h"
 #include "memory/extent.h"
 #include "tests/unit/engine/fake_guests.h"
@@ -71,10 +71,10 @@ protected:
         options.session = {};
         destination_ = std::make_unique<Destination>(
             DestinationConfig{.blocks = again(*destination_process_),
-                              .candidates = by_tcp("tcp:127.0.0.1:0"),
-                              .options = options,
-                              .page = &destination_page_,
-                              .turned_away = [this](const Error& error) { turned_away_.push_back(error); }},
+                              .reception = {.candidates = by_tcp("tcp:127.0.0.1:0"),
+                                            .options = options,
+                                            .turned_away = [this](const Error& error) { turned_away_.push_back(error); }},
+                              .page = &destination_page_},
             destination_guest_, destination_machine_);
         auto uri = destination_->listen();
         ASSERT_TRUE(uri) << uri.error().to_string();
@@ -230,9 +230,10 @@ TEST_F(Precopy, CancelledInTheMiddleItMovesAtTheNextAttempt) {
     statemachine::Machine fresh{Side::destination, destination_events_};
     HypervisorProcess fresh_process{page, two_blocks};
     FakeDestinationGuest fresh_guest;
-    Destination second{
-        DestinationConfig{.blocks = again(fresh_process), .candidates = by_tcp("tcp:127.0.0.1:0"), .page = &destination_page_},
-        fresh_guest, fresh};
+    Destination second{DestinationConfig{.blocks = again(fresh_process),
+                                         .reception = {.candidates = by_tcp("tcp:127.0.0.1:0")},
+                                         .page = &destination_page_},
+                       fresh_guest, fresh};
     uri_ = second.listen().value().front();
     ASSERT_TRUE(fresh.transition(Status::setup, statemachine::Cause::requested));
     destination_done_ = std::async(std::launch::async, [&] { return second.run(); });
@@ -297,18 +298,22 @@ TEST_F(Precopy, LostAfterThePermitItIsSettledByTheNextConnection) {
     EXPECT_FALSE(attempt->source->run());
     EXPECT_EQ(attempt->machine.status(), Status::postcopy_paused);
 
-    const auto settle = [&](std::uint32_t epoch, std::uint8_t session) {
+    const auto recover = [&](std::uint32_t epoch, std::uint8_t session) {
         auto options = options_;
         options.epoch = epoch;
         options.session.fill(session);
         statemachine::Machine machine{Side::source, attempt->events, Status::postcopy_recover_setup};
-        Settlement settlement{PeerConfig{.candidates = by_tcp(uri_), .options = options}, true, machine};
-        const auto done = settlement.run();
+        ControlPage recovery_page;
+        Recovery recovery{RecoveryConfig{.blocks = again(source_process_),
+                                         .peer = {.candidates = by_tcp(uri_), .options = options},
+                                         .page = &recovery_page},
+                          machine};
+        const auto done = recovery.run();
         return std::pair{done.has_value(), machine.status()};
     };
-    EXPECT_EQ(settle(1, 9), std::pair(false, Status::postcopy_paused)) << "a wrong session";
-    EXPECT_EQ(settle(0, 7), std::pair(false, Status::postcopy_paused)) << "an old connection's epoch";
-    EXPECT_EQ(settle(1, 7), std::pair(true, Status::completed));
+    EXPECT_EQ(recover(1, 9), std::pair(false, Status::postcopy_paused)) << "a wrong session";
+    EXPECT_EQ(recover(0, 7), std::pair(false, Status::postcopy_paused)) << "an old connection's epoch";
+    EXPECT_EQ(recover(1, 7), std::pair(true, Status::completed));
     EXPECT_TRUE(destination_done_.get());
     EXPECT_EQ(runs, 1) << "permitted twice, run once";
     EXPECT_EQ(destination_machine_.status(), Status::completed);
@@ -322,9 +327,8 @@ TEST_F(Precopy, ADestinationStartedAnewRunsTheGuestWhenThePermitComesAgain) {
     options.session = {};
     statemachine::EventQueue events;
     statemachine::Machine machine{Side::destination, events, Status::postcopy_paused};
-    Destination anew{DestinationConfig{.blocks = {},
-                                       .candidates = by_tcp("tcp:127.0.0.1:0"),
-                                       .options = options,
+    Destination anew{DestinationConfig{.blocks = again(*destination_process_),
+                                       .reception = {.candidates = by_tcp("tcp:127.0.0.1:0"), .options = options},
                                        .page = &destination_page_,
                                        .unsettled = Unsettled{.session = options_.session, .epoch = 3, .ran = false}},
                      destination_guest_, machine};
@@ -334,9 +338,14 @@ TEST_F(Precopy, ADestinationStartedAnewRunsTheGuestWhenThePermitComesAgain) {
     options.epoch = 4;
     statemachine::EventQueue source_events;
     statemachine::Machine source_machine{Side::source, source_events, Status::postcopy_recover_setup};
-    Settlement settlement{PeerConfig{.candidates = by_tcp(uri_), .options = options}, false, source_machine};
-    const auto settled = settlement.run();
-    EXPECT_TRUE(settled) << settled.error().to_string();
+    ControlPage recovery_page;
+    Recovery recovery{RecoveryConfig{.blocks = again(source_process_),
+                                     .peer = {.candidates = by_tcp(uri_), .options = options},
+                                     .running = false,
+                                     .page = &recovery_page},
+                      source_machine};
+    const auto recovered = recovery.run();
+    EXPECT_TRUE(recovered) << recovered.error().to_string();
     EXPECT_TRUE(done.get());
     EXPECT_TRUE(destination_guest_.ran);
     EXPECT_FALSE(destination_guest_.ran_running) << "it stood still at the source";

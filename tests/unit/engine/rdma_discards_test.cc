@@ -106,11 +106,11 @@ TEST(RdmaDiscards, AGuestWhoseMemoryIsDiscardedAllTheTimeArrivesAsItIs) {
     statemachine::Machine destination_machine{Side::destination, events};
     testing::FakeDestinationGuest destination_guest;
     ControlPage destination_page;
-    Destination destination{DestinationConfig{.blocks = again(destination_process),
-                                              .candidates = {{.uri = address, .transport = *rdma}},
-                                              .options = options,
-                                              .page = &destination_page},
-                            destination_guest, destination_machine};
+    Destination destination{
+        DestinationConfig{.blocks = again(destination_process),
+                          .reception = {.candidates = {{.uri = address, .transport = *rdma}}, .options = options},
+                          .page = &destination_page},
+        destination_guest, destination_machine};
     const auto uris = destination.listen();
     ASSERT_TRUE(uris) << uris.error().to_string();
     ASSERT_TRUE(destination_machine.transition(Status::setup, statemachine::Cause::requested));

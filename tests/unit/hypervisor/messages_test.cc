@@ -24,6 +24,9 @@ MoverStart some_start() {
     start.dead_peer = std::chrono::milliseconds{1234};
     start.connect_timeout = std::chrono::milliseconds{56789};
     start.pause_before_switchover = true;
+    start.postcopy = true;
+    start.again = true;
+    start.status = statemachine::Status::postcopy_recover_setup;
     start.epoch = std::numeric_limits<std::uint32_t>::max();
     start.guest_runs = false;
     start.transport_path = {"/opt/a b", "/opt/\"c\""};
@@ -37,6 +40,9 @@ MoverStart some_start() {
     start.has_pagemap = true;
     start.has_clear_refs = true;
     start.has_discards = true;
+    start.has_page_map = true;
+    start.faults = most_faults;
+    start.vcpu_threads = {1, std::numeric_limits<std::uint32_t>::max(), 0, 1};
     start.no_pinning = "virtio-mem-pci (\"vm0\")";
     return start;
 }
@@ -54,13 +60,18 @@ void expect_same(const MoverStart& a, const MoverStart& b) {
     EXPECT_EQ(a.dead_peer, b.dead_peer);
     EXPECT_EQ(a.connect_timeout, b.connect_timeout);
     EXPECT_EQ(a.pause_before_switchover, b.pause_before_switchover);
-    EXPECT_EQ(a.settle, b.settle);
+    EXPECT_EQ(a.postcopy, b.postcopy);
+    EXPECT_EQ(a.again, b.again);
+    EXPECT_EQ(a.status, b.status);
     EXPECT_EQ(a.epoch, b.epoch);
     EXPECT_EQ(a.guest_runs, b.guest_runs);
     EXPECT_EQ(a.transport_path, b.transport_path);
     EXPECT_EQ(a.has_userfaultfd, b.has_userfaultfd);
     EXPECT_EQ(a.has_pagemap, b.has_pagemap);
     EXPECT_EQ(a.has_discards, b.has_discards);
+    EXPECT_EQ(a.has_page_map, b.has_page_map);
+    EXPECT_EQ(a.faults, b.faults);
+    EXPECT_EQ(a.vcpu_threads, b.vcpu_threads);
     EXPECT_EQ(a.no_pinning, b.no_pinning);
     EXPECT_EQ(a.has_clear_refs, b.has_clear_refs);
     ASSERT_EQ(a.blocks.size(), b.blocks.size());
@@ -91,21 +102,35 @@ TEST(MoverStart, ComesOverTheLinkWithWhatIsThereByDefault) {
 }
 
 TEST(MoverStart, EachFlagIsItsOwn) {
-    for (const auto flag : {&MoverStart::pause_before_switchover, &MoverStart::guest_runs, &MoverStart::has_userfaultfd,
-                            &MoverStart::has_pagemap, &MoverStart::has_clear_refs, &MoverStart::has_discards}) {
+    for (const auto flag : {&MoverStart::pause_before_switchover, &MoverStart::postcopy, &MoverStart::again,
+                            &MoverStart::guest_runs, &MoverStart::has_userfaultfd, &MoverStart::has_pagemap,
+                            &MoverStart::has_clear_refs, &MoverStart::has_discards, &MoverStart::has_page_map}) {
         MoverStart start = some_start();
         start.*flag = !(start.*flag);
         expect_round_trip(start);
     }
 }
 
-TEST(MoverStart, SettlesWithoutBlocksAndOnlyThen) {
+TEST(MoverStart, EveryStatusComesOverTheLink) {
+    for (std::size_t number = 0; number < statemachine::status_count; ++number) {
+        MoverStart start = some_start();
+        start.status = static_cast<statemachine::Status>(number);
+        expect_round_trip(start);
+    }
+}
+
+TEST(MoverStart, OneThatGoesOnNeedsItsBlocksToo) {
     MoverStart start = some_start();
-    start.settle = true;
-    EXPECT_FALSE(mover_start_from(over_the_link(to_json(start))));
+    ASSERT_TRUE(start.again);
     start.blocks.clear();
+    EXPECT_FALSE(mover_start_from(over_the_link(to_json(start))));
+}
+
+TEST(MoverStart, AsManyProcessorsAsAGuestMayHaveAreNamed) {
+    MoverStart start = some_start();
+    start.vcpu_threads.assign(most_vcpus, 7);
     expect_round_trip(start);
-    start.settle = false;
+    start.vcpu_threads.push_back(7);
     EXPECT_FALSE(mover_start_from(over_the_link(to_json(start))));
 }
 
@@ -271,7 +296,12 @@ TEST(MoverStart, StartFieldsThatAreWrongAreRefused) {
         {"dead-peer-ms", {9223372036854775808U, 18446744073709551615U}},
         {"connect-timeout-ms", {-1, "1", 9223372036854775808U}},
         {"guest-runs", {1, "yes"}},
-        {"settle", {0, "no"}},
+        {"postcopy", {1, "on"}},
+        {"again", {0, "no"}},
+        {"status", {"", 0, "Postcopy-Paused", "paused", json::array()}},
+        {"page-map", {1}},
+        {"faults", {most_faults + 1, -1, "1", true}},
+        {"vcpu-threads", {1, json::array({-1}), json::array({4294967296U}), json::array({"1"}), json::object()}},
         {"pagemap", {1}},
         {"transport-path", {"/opt", json::array({1})}},
         {"blocks", {1, "x", json::array({1}), json::array({json::object()}), json{{"a", {{"name", "x"}}}}}},

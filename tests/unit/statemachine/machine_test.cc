@@ -123,6 +123,49 @@ TEST(Machine, KeepsTheErrorUntilTheNextSetup) {
     EXPECT_EQ(machine.error(), "");
 }
 
+TEST(Machine, KeepsTheTextOfAPauseUntilTheNextAttemptOrItsEnd) {
+    for (const Side side : {Side::source, Side::destination}) {
+        EventQueue queue;
+        Machine machine{side, queue, Status::postcopy_active};
+        ASSERT_TRUE(machine.transition(Status::postcopy_paused, Cause::connection_lost, "receive: the peer has gone"));
+        EXPECT_EQ(machine.error(), "receive: the peer has gone");
+        if (side == Side::source) {
+            ASSERT_TRUE(machine.transition(Status::postcopy_recover_setup, Cause::requested));
+            EXPECT_EQ(machine.error(), "");
+            ASSERT_TRUE(machine.transition(Status::postcopy_paused, Cause::connection_lost, "connect: nobody is there"));
+            EXPECT_EQ(machine.error(), "connect: nobody is there");
+            ASSERT_TRUE(machine.transition(Status::postcopy_recover_setup, Cause::requested));
+        }
+        ASSERT_TRUE(machine.transition(Status::postcopy_recover, Cause::connected));
+        EXPECT_EQ(machine.error(), side == Side::source ? "" : "receive: the peer has gone") << "it may not be over yet";
+        ASSERT_TRUE(machine.transition(Status::postcopy_active, Cause::connected));
+        EXPECT_EQ(machine.error(), "");
+        ASSERT_TRUE(machine.transition(Status::postcopy_paused, Cause::requested, "paused by the user"));
+        EXPECT_EQ(machine.error(), "paused by the user");
+    }
+}
+
+// Who waits for the end of a pause waits first and looks again each time: an attempt that fails is no end of it.
+TEST(Machine, AWaiterThatLooksAgainSeesAttemptsAsOnePause) {
+    EventQueue queue;
+    Machine machine{Side::source, queue, Status::postcopy_paused};
+    for (int attempt = 0; attempt < 3; ++attempt) {
+        ASSERT_TRUE(machine.transition(Status::postcopy_recover_setup, Cause::requested));
+        ASSERT_TRUE(machine.transition(Status::postcopy_paused, Cause::connection_lost, "nobody is there"));
+    }
+    ASSERT_TRUE(machine.transition(Status::postcopy_recover_setup, Cause::requested));
+    ASSERT_TRUE(machine.transition(Status::postcopy_recover, Cause::connected));
+    int woken = 0;
+    std::optional<Event> event;
+    do {
+        event = queue.take(); // the wait
+        ++woken;
+        ASSERT_TRUE(event);
+    } while (is_paused(event->to));
+    EXPECT_EQ(woken, 8);
+    EXPECT_EQ(event->to, Status::postcopy_recover);
+}
+
 TEST(EventQueue, TheDescriptorIsReadableWhileEventsAreThere) {
     EventQueue queue;
     EXPECT_FALSE(is_readable(queue));

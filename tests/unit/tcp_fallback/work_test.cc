@@ -7,12 +7,15 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <thread>
 #include <vector>
 
 namespace pageferry::tcp {
 namespace {
 
 constexpr std::uint64_t guest_bytes = 64ULL << 20U;
+constexpr std::size_t urgent = 2; // the number of that lane
 
 class WorkTest : public testing::Test {
 protected:
@@ -125,7 +128,6 @@ TEST_F(WorkTest, PullsStayWithinTheWindowOfALane) {
 
 TEST_F(WorkTest, AnswersMustMatchTheOldestRequests) {
     submit(OpKind::pull_urgent, {extent(0, 4096, 1), extent(8192, 4096, 2)});
-    constexpr std::size_t urgent = 2;
     ASSERT_TRUE(work.next(urgent, zero));
     ASSERT_EQ(zero.requests.size(), 2U);
     std::array<Part, 1> answer{Part{.piece = {.offset = 8192, .block = 0, .length = 4096}}};
@@ -149,6 +151,54 @@ TEST_F(WorkTest, APeerCannotAskForMoreThanTheRulesAllow) {
     EXPECT_EQ(zero.replies.size(), max_pieces);
     EXPECT_EQ(zero.first_reply, 0U);
     EXPECT_TRUE(work.owe_replies(0, max_requests, std::span{many}.first(1)));
+}
+
+// Who has something for the urgent lane sends it itself while the lane's own thread sleeps, and nothing is forgotten between the
+// two.
+TEST_F(WorkTest, TheUrgentLaneIsLentWhileItsSenderSleeps) {
+    std::atomic<std::uint64_t> taken = 0; // turns of the sender
+    std::thread sender{[&] {
+        Turn its;
+        while (work.next(urgent, its)) {
+            ++taken;
+        }
+    }};
+    Turn mine;
+    std::uint64_t lent = 0;
+    for (std::uint64_t number = 0; lent < 20; ++number) {
+        const std::uint64_t before = taken;
+        ASSERT_EQ(submit(OpKind::pull_urgent, {extent(0, 4096, number)}), 1U);
+        if (work.borrow(mine)) {
+            ++lent;
+            ASSERT_EQ(mine.requests.size(), 1U);
+            EXPECT_EQ(mine.first_request, number);
+            EXPECT_FALSE(work.borrow(zero)) << "to one at a time";
+            EXPECT_FALSE(work.after_borrowed(mine, true)) << "there is no more";
+        } else {
+            while (taken == before) { // it was awake
+                std::this_thread::yield();
+            }
+        }
+        std::array<Part, 1> answer{Part{.piece = {.offset = 0, .block = 0, .length = 4096}}};
+        ASSERT_TRUE(work.claim(urgent, number, answer));
+        work.landed(urgent, 1);
+        EXPECT_EQ(completions(), (Completions{{number, PF_OK}}));
+    }
+    work.end();
+    sender.join();
+    EXPECT_FALSE(work.borrow(mine));
+}
+
+TEST_F(WorkTest, WhatABorrowerCouldNotSendIsLeftToTheSender) {
+    std::thread sender{[&] { EXPECT_TRUE(work.next(urgent, zero)); }}; // they share a turn, as in LaneSender
+    submit(OpKind::pull_urgent, {extent(0, 4096, 1)});
+    if (work.borrow(zero)) { // else the thread takes it before it sleeps
+        submit(OpKind::pull_urgent, {extent(4096, 4096, 2)});
+        EXPECT_FALSE(work.after_borrowed(zero, false));
+    }
+    sender.join();
+    ASSERT_EQ(zero.requests.size(), 1U) << "what is left, and no more yet";
+    EXPECT_EQ(zero.requests[0].piece.offset, 0U);
 }
 
 TEST_F(WorkTest, TheEndSendsEveryoneHome) {

@@ -54,6 +54,7 @@ std::vector<Message> samples() {
         DeviceState{},
         Switchover{},
         RamFinal{.device_state_bytes = big},
+        RamFinal{.device_state_bytes = 1, .postcopy = true},
         DeviceLoaded{},
         Permit{.running = false},
         Permit{},
@@ -61,6 +62,14 @@ std::vector<Message> samples() {
         Goodbye{},
         Failure{.code = ErrorCode::resources, .text = "no room in /dev/shm;\n\tfree some"},
         Heartbeat{},
+        Missing{.block = 0x01020304, .first_page = big, .words = {big, 0, ~0ULL}},
+        Missing{.block = 1, .first_page = 64, .words = std::vector<std::uint64_t>(max_words, 1)},
+        Missing{},
+        PullLimit{.bytes_per_second = big},
+        PullProgress{.missing = big, .pulled = big + 1, .requests = big + 2},
+        Resume{.runs = true, .missing = big},
+        Resume{},
+        Received{},
     };
 }
 
@@ -113,6 +122,20 @@ TEST(Codec, LayoutIsFixed) {
     EXPECT_EQ(std::memcmp(bytes.data(), expected, sizeof expected), 0);
     EXPECT_EQ(encoded(Hello{}).size(), 12U + 2 + 2 + 16 + 4 + 1 + 8 + 2);
     EXPECT_EQ(encoded(Heartbeat{}).size(), 12U);
+    EXPECT_EQ(encoded(RamFinal{}).size(), 12U + 8 + 1);
+    EXPECT_EQ(encoded(Missing{.block = 1, .first_page = 2, .words = {3, 4}}).size(), 12U + 4 + 8 + 4 + 2 * 8);
+    EXPECT_EQ(encoded(PullLimit{}).size(), 12U + 8);
+    EXPECT_EQ(encoded(PullProgress{}).size(), 12U + 8 + 8 + 8);
+    EXPECT_EQ(encoded(Resume{}).size(), 12U + 1 + 8);
+    EXPECT_EQ(encoded(Received{}).size(), 12U);
+}
+
+TEST(Codec, TypesOfAPostcopyHaveTheirNumbers) {
+    unsigned type = 18; // docs/protocol.md
+    for (const Message& message :
+         {Message{Missing{}}, Message{PullLimit{}}, Message{PullProgress{}}, Message{Resume{}}, Message{Received{}}}) {
+        EXPECT_EQ(std::to_integer<unsigned>(encoded(message)[4]), type++) << name_of(message);
+    }
 }
 
 TEST(Codec, EveryTruncationIsRefused) {
@@ -183,6 +206,11 @@ TEST(Codec, CountsTheBytesCannotHoldAreRefused) {
     Bytes state = encoded(DeviceState{some_bytes(8)});
     poke32(state, 12, 9);
     EXPECT_TRUE(holds(refused(state), "DeviceState"));
+    Bytes missing = encoded(Missing{.block = 0, .first_page = 0, .words = {1}});
+    poke32(missing, 12 + 12, 2);
+    EXPECT_TRUE(holds(refused(missing), "2 words cannot be in the 8 bytes"));
+    poke32(missing, 12 + 12, max_words + 1);
+    EXPECT_TRUE(holds(refused(missing), "7681 words, at most 7680"));
 }
 
 TEST(Codec, BadValuesAreRefused) {
@@ -195,6 +223,12 @@ TEST(Codec, BadValuesAreRefused) {
     Bytes discard = encoded(Discard{});
     discard[12 + 4] = std::byte{2};
     EXPECT_TRUE(holds(refused(discard), "last is neither 0 nor 1"));
+    Bytes final = encoded(RamFinal{});
+    final.back() = std::byte{2};
+    EXPECT_TRUE(holds(refused(final), "postcopy is neither 0 nor 1"));
+    Bytes resume = encoded(Resume{});
+    resume[12] = std::byte{0xff};
+    EXPECT_TRUE(holds(refused(resume), "runs is neither 0 nor 1"));
     for (const std::uint32_t code : {0U, 1U, 18U, 0x80000002U}) {
         Bytes failure = encoded(Failure{.code = ErrorCode::io, .text = "x"});
         poke32(failure, 12, code);
@@ -234,6 +268,7 @@ TEST(Codec, LimitsHoldForTheSenderToo) {
         return bytes ? ErrorCode::ok : bytes.error().code;
     };
     EXPECT_EQ(code(DeviceState{Bytes(max_payload + 1)}), ErrorCode::invalid_argument);
+    EXPECT_EQ(code(Missing{.words = std::vector<std::uint64_t>(max_words + 1)}), ErrorCode::invalid_argument);
     std::vector<Range> ranges(max_ranges, Range{.offset = 0, .length = 1});
     EXPECT_EQ(code(Discard{.block = 0, .last = true, .ranges = ranges}), ErrorCode::ok);
     ranges.push_back({.offset = 0, .length = 1});

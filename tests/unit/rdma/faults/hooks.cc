@@ -25,6 +25,7 @@ void Hooks::reset() {
     receives_.clear();
     notifications_.clear();
     registration_.reset();
+    registered_.clear();
     last_write_.clear();
     sent_.clear();
 }
@@ -229,6 +230,46 @@ int Hooks::refused_registration(const ibv_pd* pd) {
     return error;
 }
 
+void Hooks::registered(const ibv_pd* pd, unsigned access) {
+    const std::scoped_lock lock{mutex_};
+    if (const auto side = domains_.find(pd); side != domains_.end()) {
+        registered_[side->second].push_back(access);
+    }
+}
+
+std::vector<unsigned> Hooks::registrations(Side side) {
+    const std::scoped_lock lock{mutex_};
+    return registered_[side];
+}
+
+void Hooks::hold_registrations(Side side, unsigned count) {
+    const std::scoped_lock lock{mutex_};
+    held_side_ = side;
+    to_hold_ = count;
+    held_ = true;
+}
+
+bool Hooks::registrations_are_held() {
+    const std::scoped_lock lock{mutex_};
+    return to_hold_ == 0;
+}
+
+void Hooks::release_registrations() {
+    const std::scoped_lock lock{mutex_};
+    held_ = false;
+    to_hold_ = 0;
+    released_.notify_all();
+}
+
+void Hooks::wait_while_held(const ibv_pd* pd) {
+    std::unique_lock lock{mutex_};
+    const auto side = domains_.find(pd);
+    if (to_hold_ > 0 && side != domains_.end() && side->second == held_side_) {
+        --to_hold_;
+        released_.wait(lock, [this] { return !held_; });
+    }
+}
+
 // --- device events
 
 Hooks::DeviceEvents::DeviceEvents(ibv_context* context) : told_(::eventfd(0, EFD_SEMAPHORE | EFD_CLOEXEC | EFD_NONBLOCK)) {
@@ -304,10 +345,12 @@ ibv_mr* ibv_reg_mr(ibv_pd* pd, void* address, size_t length, int access) {
 
 ibv_mr* ibv_reg_mr_iova2(ibv_pd* pd, void* address, size_t length, uint64_t iova, unsigned int access) {
     static const auto real = next<ibv_mr*(ibv_pd*, void*, size_t, uint64_t, unsigned int)>("ibv_reg_mr_iova2");
+    Hooks::get().wait_while_held(pd);
     if (const int error = Hooks::get().refused_registration(pd); error != 0) {
         errno = error;
         return nullptr;
     }
+    Hooks::get().registered(pd, access);
     return real(pd, address, length, iova, access);
 }
 

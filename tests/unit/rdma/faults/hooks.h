@@ -44,6 +44,10 @@ public:
     void refuse_receive(const LaneEnd& lane, int error, unsigned nth = 1);
     // The n-th registration from now fails with this errno. Nothing for side: of either.
     void refuse_registration(std::optional<Side> side, int error, unsigned nth = 1);
+    // The next so many registrations of that side wait until they are released.
+    void hold_registrations(Side side, unsigned count);
+    [[nodiscard]] bool registrations_are_held(); // all of them
+    void release_registrations();
     // Arming that completion queue fails from now on.
     void refuse_notification(const LaneEnd& lane, int error);
     // All that was asked to be injected has been.
@@ -58,6 +62,8 @@ public:
         std::uint32_t remote_key = 0;
     };
     std::optional<Write> last_write(const LaneEnd& lane);
+    // The rights, IBV_ACCESS_*, of each region registered on that side since reset().
+    std::vector<unsigned> registrations(Side side);
     // Bytes of each SEND posted there since reset().
     std::vector<std::uint32_t> sends(const LaneEnd& lane);
 
@@ -80,6 +86,8 @@ public:
     void asked(const rdma_cm_id& id, const Request& request);     // of the caller
     void requested(const rdma_cm_id* id, const Request& request); // at the callee
     int refused_registration(const ibv_pd* pd);                   // 0: go on
+    void wait_while_held(const ibv_pd* pd);
+    void registered(const ibv_pd* pd, unsigned access);
     std::optional<ibv_async_event> device_event(const ibv_context* context);
     bool acknowledged(); // true: it was one that was told here
     struct Watched {     // -1: nothing is told
@@ -120,6 +128,11 @@ private:
         unsigned left = 1;
     };
     std::optional<Registration> registration_;
+    std::map<Side, std::vector<unsigned>> registered_;
+    Side held_side_ = Side::caller;
+    unsigned to_hold_ = 0; // registrations
+    bool held_ = false;
+    std::condition_variable released_;
     std::map<LaneEnd, Write> last_write_;
     std::map<LaneEnd, std::vector<std::uint32_t>> sent_;
     Watched watched_;

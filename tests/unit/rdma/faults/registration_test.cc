@@ -1,6 +1,7 @@
 // Memory that cannot be registered, in the middle of a migration.
 #include "pair.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <thread>
 
@@ -72,6 +73,37 @@ TEST_P(RdmaRegistration, ThatFailsAtThePeerIsToldAtBothEnds) {
 }
 
 INSTANTIATE_TEST_SUITE_P(TheNth, RdmaRegistration, testing::Values(1U, 2U, 3U));
+
+// A fault is not behind what was named ahead, here or at the peer: not in the queues, and not for want of a thread.
+class RdmaOvertaking : public RdmaFaults, public testing::WithParamInterface<Side> {};
+
+TEST_P(RdmaOvertaking, AFaultGoesBeforeWhatWasPrepared) {
+    constexpr std::uint64_t chunk = 8 * MiB; // the largest region of memory that is pulled into
+    const auto threads = std::max(1U, std::min(4U, std::thread::hardware_concurrency()));
+    Pair pair;
+    pair.caller_ram = std::make_unique<Ram>(16 * chunk, 'c');
+    pair.callee_ram = std::make_unique<Ram>(16 * chunk, 'd');
+    pair.caller.add(*pair.caller_ram, PF_MEMORY_PULL_SOURCE);
+    pair.callee.add(*pair.callee_ram, PF_MEMORY_PULL_TARGET);
+    hooks().hold_registrations(GetParam(), threads);
+    const pf_extent all{.block = 0, .reserved = 0, .offset = 0, .length = 16 * chunk, .cookie = 0};
+    ASSERT_EQ(api().prepare(pair.callee.get, &all, 1, nullptr), PF_OK);
+    while (!hooks().registrations_are_held()) {
+        std::this_thread::yield();
+    }
+    ASSERT_EQ(pair.callee.pull(PF_PULL_URGENT, 15 * chunk), PF_OK);
+    EXPECT_EQ(pair.callee.poll(), PF_OK) << "while the first ones stand still";
+    EXPECT_TRUE(pair.callee_ram->all('c', 15 * chunk, page));
+    hooks().release_registrations();
+    for (const std::uint64_t offset : {std::uint64_t{0}, 7 * chunk, 16 * chunk - page}) { // and nothing is lost by it
+        ASSERT_EQ(pair.callee.pull(PF_PULL_BULK, offset), PF_OK);
+        ASSERT_EQ(pair.callee.poll(), PF_OK);
+        EXPECT_TRUE(pair.callee_ram->all('c', offset, page));
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(HeldAt, RdmaOvertaking, testing::Values(Side::caller, Side::callee),
+                         [](const auto& one) { return one.param == Side::caller ? "Source" : "Destination"; });
 
 // While a connection is made its message buffers are registered: two at the caller, then two at the callee.
 class RdmaBuffers : public RdmaFaults, public testing::WithParamInterface<unsigned> {};

@@ -2,6 +2,7 @@
 #include "pair.h"
 
 #include <algorithm>
+#include <cerrno>
 
 namespace pageferry::rdma::test {
 namespace {
@@ -70,6 +71,60 @@ TEST_F(RdmaFaults, RevokedMemoryIsNotRegisteredAgain) {
     pair.caller.close();
     pair.callee.close();
     EXPECT_TRUE(pair.callee_ram->all('g', 0, 8 * MiB));
+}
+
+constexpr unsigned remote = IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC;
+
+// What is pulled into is no door for the peer, before the revoke and after it; the source's pages can be read, and no more.
+TEST_F(RdmaFaults, MemoryThatIsPulledIntoHasNoRemoteRights) {
+    Pair pair;
+    pair.caller_ram = std::make_unique<Ram>(8 * MiB, 'c');
+    pair.callee_ram = std::make_unique<Ram>(8 * MiB, 'd');
+    pair.caller.add(*pair.caller_ram, PF_MEMORY_PUSH_SOURCE | PF_MEMORY_PULL_SOURCE);
+    pair.callee.add(*pair.callee_ram, PF_MEMORY_PUSH_TARGET | PF_MEMORY_PULL_TARGET);
+    hooks().reset();
+    pair.push_a_page();
+    for (const unsigned access : hooks().registrations(Side::caller)) {
+        EXPECT_EQ(access & (remote | IBV_ACCESS_LOCAL_WRITE), 0U) << "only the device here reads it";
+    }
+    ASSERT_EQ(hooks().registrations(Side::callee).size(), 1U);
+    EXPECT_EQ(hooks().registrations(Side::callee)[0] & remote, IBV_ACCESS_REMOTE_WRITE);
+
+    hooks().reset();
+    ASSERT_EQ(pair.callee.pull(PF_PULL_BULK, 2 * MiB), PF_OK); // ahead of the revoke
+    ASSERT_EQ(pair.callee.poll(), PF_OK);
+    ASSERT_EQ(api().revoke_memory(pair.callee.get, generous_ms, nullptr), PF_OK);
+    for (const std::uint64_t offset : {2 * MiB + page, std::uint64_t{page}, 6 * MiB}) {
+        ASSERT_EQ(pair.callee.pull(PF_PULL_URGENT, offset), PF_OK);
+        ASSERT_EQ(pair.callee.poll(), PF_OK);
+        EXPECT_TRUE(pair.callee_ram->all('c', offset, page));
+    }
+    EXPECT_EQ(hooks().registrations(Side::callee).size(), 3U);
+    for (const unsigned access : hooks().registrations(Side::callee)) {
+        EXPECT_EQ(access & (remote | IBV_ACCESS_LOCAL_WRITE), IBV_ACCESS_LOCAL_WRITE);
+    }
+    EXPECT_EQ(hooks().registrations(Side::caller).size(), 3U);
+    for (const unsigned access : hooks().registrations(Side::caller)) {
+        EXPECT_EQ(access & (remote | IBV_ACCESS_LOCAL_WRITE), IBV_ACCESS_REMOTE_READ);
+    }
+}
+
+// What the source pushed from counts against memlock once more when it is pulled from: it is given back then.
+TEST_F(RdmaFaults, RegionsThatWerePushedFromMakeRoomForPulls) {
+    Pair pair;
+    pair.add_memory(4 * MiB);
+    pair.push_a_page();
+    ASSERT_EQ(api().revoke_memory(pair.callee.get, generous_ms, nullptr), PF_OK);
+    hooks().refuse_registration(Side::caller, ENOMEM);
+    ASSERT_EQ(pair.callee.pull(PF_PULL_URGENT, page), PF_OK);
+    ASSERT_EQ(pair.callee.poll(), PF_OK);
+    EXPECT_TRUE(hooks().all_injected());
+    EXPECT_TRUE(pair.callee_ram->all('c', page, page));
+    // With nothing to give back it is the end, as before.
+    hooks().refuse_registration(Side::caller, ENOMEM);
+    ASSERT_EQ(pair.callee.pull(PF_PULL_URGENT, 2 * MiB), PF_OK);
+    EXPECT_EQ(pair.callee.ending().status, PF_RESOURCES);
+    EXPECT_EQ(pair.caller.ending().status, PF_RESOURCES);
 }
 
 } // namespace

@@ -28,6 +28,7 @@ class Relayed(PostcopyCase):
 
     def setUp(self):
         super().setUp()
+        self.tcp_only()
         self.source, self.destination = self.pair()
         self.direct = self.uri()
         self.proxy = self.enterContext(Proxy(self.direct))
@@ -416,17 +417,29 @@ class Cuts(PostcopyCase):
         self.complete(self.source, self.destination)
 
     def test_automatic_recovery(self):
-        """Attempts are used up; more of them succeed once the link is back; a user's pause stops it."""
+        """Attempts are used up, or the time; more of them succeed once the link is back; a user's pause stops it."""
         short(self.source, connect=200)
-        self.source.set_parameters(**{"x-pageferry-recover-attempts": 2, "x-pageferry-recover-backoff": 10})
+        automatic = lambda **values: self.source.set_parameters(  # noqa: E731
+            **{f"x-pageferry-recover-{name.replace('_', '-')}": value for name, value in values.items()})
+        automatic(attempts=2, backoff=10)
         mark = len(self.source.qmp.events)
         self.cut()
-        wait_until(lambda: "automatic recovery gives up: 2 failed attempts" in self.source.errors(), "it does not give up")
+        wait_until(lambda: "automatic recovery gives up: 2 failed attempts;" in self.source.errors(), "it does not give up")
         self.assertEqual(self.statuses(self.source, mark), [PAUSED, SETUP, PAUSED, SETUP, PAUSED])
         self.assertEqual(self.source.migration()["status"], PAUSED)
+        automatic(attempts=1000)
+        self.net.restore()
+        self.source.qmp.wait_event("MIGRATION", since=mark, status=ACTIVE)
+        automatic(time_limit=700)
+        mark = len(self.source.qmp.events)
+        self.cut()
+        wait_until(lambda: "in the time limit of 700 ms" in self.source.errors(), "it does not give up")
+        self.assertEqual(self.source.migration()["status"], PAUSED)
+        self.assertIn(SETUP, self.statuses(self.source, mark))
         short(self.source, connect=5000)
-        self.source.set_parameters(**{"x-pageferry-recover-attempts": 1000})
-        self.source.qmp.wait_event("MIGRATION", since=mark + 5, status=SETUP)
+        tried = len(self.source.qmp.events)
+        automatic(time_limit=0)
+        self.source.qmp.wait_event("MIGRATION", since=tried, status=SETUP)
         self.net.restore()
         self.source.qmp.wait_event("MIGRATION", since=mark, status=ACTIVE)
         self.destination.wait_status(ACTIVE)

@@ -17,6 +17,7 @@ import faults_common  # noqa: E402
 import guest_image  # noqa: E402
 from qemu_pair import Workspace  # noqa: E402
 
+ENDS_WITHIN = 20  # seconds, of what belongs to a guest after its QEMU
 MEMORY, END_MIB = 128, 100  # so many pages that a postcopy does not end by its faults while much is done to it
 
 
@@ -91,7 +92,9 @@ def main():
                     if what["do"] == "end":
                         break
                     end.answer(what)
-        left = work.processes()
+        end_by = time.monotonic() + ENDS_WITHIN
+        while (left := work.processes()) and time.monotonic() < end_by:
+            time.sleep(0.05)
         print(json.dumps({"number": what["number"], "return": {str(pid): command for pid, command in left.items()}}), flush=True)
 
 

@@ -20,6 +20,9 @@ class RemoteGuest:
         self._changed = threading.Condition()
         words = ["python3", "tests/lab/guest_end.py", f"{build}/bin", name, self._fifo, *(["incoming"] if incoming else [])]
         self.job = machine.spawn(f"rm -f {self._fifo}; exec {shlex.join(words)}", self._take)
+
+    def wait_started(self):
+        """Before anything is asked."""
         self._reply(0, "its start", PATIENCE)
 
     def _take(self, data):

@@ -121,7 +121,9 @@ void Migration::mover_transport(const LinkMessage& message) {
     }
     transport_ = std::move(*report);
     const bool first = as_asked_ && transport_.candidate == 0U;
-    if (transport_.candidate && (!first || !transport_.attempts.empty())) {
+    // That a recovery cannot begin by any of several is an event, too: its end says of each why not.
+    const bool none = status() == Status::postcopy_recover_setup && transport_.attempts.size() == candidates_;
+    if (none || (transport_.candidate && (!first || !transport_.attempts.empty()))) {
         sink_.broadcast("PAGEFERRY_TRANSPORT", shown(transport_));
     }
 }

@@ -85,9 +85,13 @@ fuzz() {
 }
 
 perf() {
-    local argument in_lab='' rest=()
+    local argument in_lab='' postcopy='' newer='' rest=()
     for argument in "$@"; do
-        if [ "$argument" = --lab ]; then in_lab=yes; else rest+=("$argument"); fi
+        case "$argument" in
+        --lab) in_lab=yes ;;
+        --postcopy) postcopy=yes ;;
+        *) rest+=("$argument") ;;
+        esac
     done
     packages build perf
     if [ -n "$in_lab" ]; then
@@ -97,5 +101,9 @@ perf() {
         exec python3 perf/lab.py --build build/release "${rest[@]}"
     fi
     build release
-    exec python3 perf/compare.py --build build/release "$@"
+    if [ -n "$postcopy" ]; then
+        newer=$(perf/newer_qemu.sh "$cache/qemu") || say "no newer QEMU: measuring beside this system's alone"
+        exec python3 perf/postcopy.py --build build/release --newer "$newer" "${rest[@]}"
+    fi
+    exec python3 perf/compare.py --build build/release "${rest[@]}"
 }

@@ -70,6 +70,9 @@ Result<void> Pusher::fill_batch(PendingPages& pending, bool paced, const std::fu
 }
 
 Result<void> Pusher::post_batch() {
+    if (batch_size_ == 0 && free_slots_.size() == in_flight) {
+        return {}; // cut short with nothing under way: there is nothing to wait for
+    }
     std::size_t taken = 0;
     if (batch_size_ != 0) {
         const auto accepted = connection_.push(std::span{batch_}.first(batch_size_));

@@ -257,8 +257,14 @@ Result<void> Source::wait_until_stopped() {
         if (*stopped) {
             return {};
         }
+        if (in_postcopy()) {
+            continue; // what is left is for the destination to pull
+        }
         PAGEFERRY_TRY(collect());
         PAGEFERRY_TRY(pusher_->push_all(pending_, true, [this] {
+            if (in_postcopy()) {
+                return true;
+            }
             const auto now = guest_.stopped(milliseconds{0});
             return !now || *now; // an error shows at the next look
         }));

@@ -244,12 +244,13 @@ class Machine:
     def drop_roce(self, percent=100):
         """Loses so much of the RoCE it sends (UDP 4791), and nothing else; 0 ends that. Between two machines only: what a machine sends to
         itself passes no queue."""
-        self._shape_roce(f"loss {percent:g}%" if percent else None)
+        self._shape_roce(f"netem loss {percent:g}% limit 10000" if percent else None)
 
-    def hold_roce(self, seconds):
-        """Sends RoCE so much later, and everything else as ever: packets are under way, in this machine, for so long. 0 ends that, and what
-        was held is lost. Between two machines only."""
-        self._shape_roce(f"delay {seconds:g}s" if seconds else None)
+    def hold_roce(self, on=True):
+        """Sends RoCE at a packet a second, and everything else as ever: packets are under way, within this machine, for as long as it is on,
+        and what is held at the end is lost. Between two machines only. (A delay by netem would not do: it takes packets off their
+        sender's account.)"""
+        self._shape_roce("tbf rate 8kbit burst 10000 limit 100000000" if on else None)
 
     def _shape_roce(self, how):
         clear = f"tc qdisc del dev {self.device} root 2>/dev/null;"
@@ -258,7 +259,7 @@ class Machine:
             return
         self.run(f"""{clear} set -e
             tc qdisc add dev {self.device} root handle 1: prio bands 4
-            tc qdisc add dev {self.device} parent 1:4 handle 40: netem {how} limit 10000
+            tc qdisc add dev {self.device} parent 1:4 handle 40: {how}
             tc filter add dev {self.device} parent 1: protocol ip prio 1 u32 match ip protocol 17 0xff match ip dport {ROCE_PORT} 0xffff flowid 1:4
             tc filter add dev {self.device} parent 1: protocol ipv6 prio 2 u32 match ip6 protocol 17 0xff match ip6 dport {ROCE_PORT} 0xffff flowid 1:4
             """, check=True)

@@ -74,10 +74,10 @@ class Two:
         for machine in (self.a, self.b):
             machine.drop_roce(percent)
 
-    def hold_roce(self, seconds):
-        """What both send of RoCE stays with them for so long; TCP goes on; 0 ends that."""
+    def hold_roce(self, on=True):
+        """What both send of RoCE stays with them; TCP goes on."""
         for machine in (self.a, self.b):
-            machine.hold_roce(seconds)
+            machine.hold_roce(on)
 
     def close(self):
         self._stack.close()

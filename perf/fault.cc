@@ -1,5 +1,6 @@
 #include "perf/fault.h"
 
+#include "base/scheduling.h"
 #include "perf/fault_guest.h"
 #include "perf/puller.h"
 #include "perf/push_protocol.h"
@@ -73,21 +74,26 @@ public:
     }
 
     Result<Latency> urgent(std::size_t background) {
-        std::atomic<std::uint64_t> here = ~std::uint64_t{0}; // the page that came last
-        Puller puller{connection_, in_background(background), [&](std::uint64_t offset) -> Result<void> {
-                          here = offset;
-                          here.notify_one();
-                          return {};
-                      }};
+        constexpr std::uint64_t none = ~std::uint64_t{0};
+        std::atomic<std::uint64_t> here = none; // the page that came last; one that nobody asks for at the end
+        const auto tell = [&](std::uint64_t offset) {
+            here = offset;
+            here.notify_one();
+        };
+        const auto arrived = [&](std::uint64_t offset) -> Result<void> {
+            tell(offset);
+            return {};
+        };
+        Puller puller{connection_, in_background(background), arrived, [&] { tell(none - 1); }};
         return each([&](std::uint64_t page) -> Result<void> {
             const std::uint64_t offset = page * page_bytes;
-            here = ~std::uint64_t{0};
+            here = none;
             PAGEFERRY_TRY(puller.ask(offset));
             while (here != offset) {
                 if (const auto failed = puller.failed()) {
                     return std::unexpected(*failed);
                 }
-                here.wait(~std::uint64_t{0});
+                here.wait(none);
             }
             return {};
         });
@@ -98,10 +104,17 @@ public:
     }
 
     Result<Latency> whole(std::size_t background, double* rate) {
-        Puller puller{connection_, in_background(background),
-                      [&](std::uint64_t offset) { return guest_.regions().map(0, {.first = offset / page_bytes, .count = 1}); }};
+        std::atomic<bool> over = false;
+        const auto arrived = [&](std::uint64_t offset) {
+            return guest_.regions().map(0, {.first = offset / page_bytes, .count = 1});
+        };
+        const auto ended = [&] {
+            over = true;
+            guest_.regions().interrupt();
+        };
+        Puller puller{connection_, in_background(background), arrived, ended};
         const auto begin = steady_clock::now();
-        auto latency = faults([&](std::uint64_t page) { return puller.ask(page * page_bytes); });
+        auto latency = faults([&](std::uint64_t page) { return puller.ask(page * page_bytes); }, &over);
         if (rate != nullptr) {
             *rate = static_cast<double>(puller.background_bytes()) / seconds_since(begin);
         }
@@ -112,14 +125,17 @@ public:
     }
 
 private:
-    // Pages are touched here; each fault is given to `resolve` on a thread of its own.
-    Result<Latency> faults(const std::function<Result<void>(std::uint64_t page)>& resolve) {
+    // Pages are touched here; each fault is given to `resolve` on a thread of its own. over: pages will not come any more.
+    Result<Latency> faults(const std::function<Result<void>(std::uint64_t page)>& resolve,
+                           const std::atomic<bool>* over = nullptr) {
         PAGEFERRY_TRY(guest_.zap());
+        const auto is_over = [&] { return over != nullptr && *over; };
         std::atomic<bool> stop = false;
         Result<void> handled;
         std::thread handler{[&] {
+            ask_for_short_turns();
             std::array<memory::Fault, 16> faults{};
-            while (!stop && handled) {
+            while (!stop && handled && !is_over()) {
                 const auto count = guest_.regions().next(faults, milliseconds{100});
                 if (!count) {
                     handled = std::unexpected(count.error());
@@ -128,12 +144,13 @@ private:
                     handled = resolve(faults[i].page);
                 }
             }
-            if (!handled) {
+            if (!stop) {
                 (void)guest_.regions().disarm(); // the one who waits goes on
             }
         }};
         auto latency = each([&](std::uint64_t page) -> Result<void> {
-            return guest_.touch(page) != 0 ? Result<void>{} : std::unexpected(did_not_come());
+            const bool right = guest_.touch(page) != 0;
+            return right && !is_over() ? Result<void>{} : std::unexpected(did_not_come());
         });
         stop = true;
         guest_.regions().interrupt();

@@ -15,8 +15,9 @@ constexpr std::chrono::milliseconds look_around{50}; // whether to stop
 
 } // namespace
 
-Puller::Puller(transport::Connection& connection, const Background& background, Arrived arrived)
-    : connection_(connection), background_(background), arrived_(std::move(arrived)), thread_([this] { run(); }) {}
+Puller::Puller(transport::Connection& connection, const Background& background, Arrived arrived, std::function<void()> ended)
+    : connection_(connection), background_(background), arrived_(std::move(arrived)), ended_(std::move(ended)),
+      thread_([this] { run(); }) {}
 
 Puller::~Puller() {
     stop_ = true;
@@ -44,8 +45,11 @@ std::optional<Error> Puller::failed() const {
 void Puller::run() {
     while (!stop_ || bulk_ > 0 || asked_ > 0) {
         if (auto gone = go_round(); !gone) {
-            const std::scoped_lock lock{mutex_};
-            failed_ = std::move(gone.error());
+            {
+                const std::scoped_lock lock{mutex_};
+                failed_ = std::move(gone.error());
+            }
+            ended_();
             return;
         }
     }

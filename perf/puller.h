@@ -28,7 +28,8 @@ public:
         std::size_t in_flight = 0; // extents, 0: no background
     };
 
-    Puller(transport::Connection& connection, const Background& background, Arrived arrived);
+    // ended: told on the polling thread when it gives up, for whoever waits for a page.
+    Puller(transport::Connection& connection, const Background& background, Arrived arrived, std::function<void()> ended);
     ~Puller(); // waits for what is under way
     Puller(const Puller&) = delete;
     Puller& operator=(const Puller&) = delete;
@@ -45,6 +46,7 @@ private:
     transport::Connection& connection_;
     const Background background_;
     const Arrived arrived_;
+    const std::function<void()> ended_;
     std::atomic<bool> stop_{false};
     std::atomic<std::size_t> asked_{0}; // under way
     std::atomic<std::uint64_t> background_bytes_{0};

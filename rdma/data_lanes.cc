@@ -121,7 +121,7 @@ void DataLanes::prepare(std::span<const pf_extent> extents) {
 }
 
 Outcome<std::size_t> DataLanes::submit(OpKind kind, std::span<const pf_extent> extents) {
-    const auto lock = pump_.enter(mutex_);
+    auto lock = pump_.enter(mutex_);
     Queue& queue = queue_of(kind);
     const std::size_t taken = std::min(extents.size(), queue.free.size());
     for (const pf_extent& extent : extents.first(taken)) {
@@ -133,8 +133,9 @@ Outcome<std::size_t> DataLanes::submit(OpKind kind, std::span<const pf_extent> e
     const bool fault = kind == OpKind::pull_urgent;
     cover(extents.first(taken), fault ? Urgency::now : Urgency::soon);
     advance();
-    if (fault && taken > 0) {
-        pump_.expect(urgent_busy);
+    if (fault && taken > 0 && pump_.expect(urgent_busy)) {
+        lock.unlock();
+        pump_.wake(); // while the page is on its way
     }
     return taken;
 }
@@ -188,16 +189,17 @@ bool DataLanes::post_some(Queue& queue, std::span<DataLane> lanes) {
         if (region == nullptr || !region->ready()) {
             break;
         }
-        std::uint64_t length = std::min({op.extent.length - op.taken, region->end() - at, longest});
+        const bool is_push = op.kind == OpKind::push;
+        const std::uint64_t most = is_push ? longest : longest_pull;
+        std::uint64_t length = std::min({op.extent.length - op.taken, region->end() - at, most});
         const std::uint64_t remote = region->remote_address + (at - region->offset);
         const auto local = reinterpret_cast<std::uintptr_t>(region->address) + (at - region->offset);
-        const bool is_push = op.kind == OpKind::push;
         ibv_send_wr* const before = count > 0 ? &requests[count - 1] : nullptr;
         const bool adjacent = before != nullptr && before->wr.rdma.rkey == region->remote_key &&
                               pieces[count - 1].lkey == region->local_key &&
-                              pieces[count - 1].addr + pieces[count - 1].length == local && pieces[count - 1].length < longest;
+                              pieces[count - 1].addr + pieces[count - 1].length == local && pieces[count - 1].length < most;
         if (adjacent) { // the next extent goes on where this one ends: one request for both
-            length = std::min<std::uint64_t>(length, longest - pieces[count - 1].length);
+            length = std::min<std::uint64_t>(length, most - pieces[count - 1].length);
             pieces[count - 1].length += static_cast<std::uint32_t>(length);
             ++lane->posted.back().operations;
             lane->posted.back().bytes += length;

@@ -99,7 +99,9 @@ private:
     static constexpr std::size_t batch = 16;
     static constexpr std::uint64_t batch_bytes = std::uint64_t{2} << 20;
     static constexpr std::uint64_t longest = std::uint64_t{2} << 20; // of one request
-    static constexpr std::uint32_t reserved = 4;                     // requests of each lane kept for fences
+    // Of one that reads: the peer's device answers it as a whole, and a fault's comes after it.
+    static constexpr std::uint64_t longest_pull = std::uint64_t{64} << 10;
+    static constexpr std::uint32_t reserved = 4; // requests of each lane kept for fences
 
     void handle(const ibv_wc& completion);
     void complete(DataLane& lane, std::uint64_t through);

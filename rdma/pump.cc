@@ -71,6 +71,10 @@ std::size_t Pump::drain() {
     return total;
 }
 
+void Pump::wake() const {
+    raise_event(kick_.get());
+}
+
 void Pump::notify() {
     changed_.notify_all();
     if (sleeping_) {

@@ -50,8 +50,12 @@ public:
         wanted_.fetch_sub(1);
         return lock;
     }
-    // A completion is going to come soon: so long whoever waits polls. One that sleeps already goes on sleeping.
-    void expect(Clock::duration busy) { busy_until_ = std::max(busy_until_, Clock::now() + busy); }
+    // A completion is going to come soon: so long whoever waits polls. True: he sleeps, and wake() has him awake by then.
+    bool expect(Clock::duration busy) {
+        busy_until_ = std::max(busy_until_, Clock::now() + busy);
+        return sleeping_;
+    }
+    void wake() const; // with or without the lock
     // All that is there now, up to where somebody else wants the lock. How many completions it was.
     std::size_t drain();
     // Something a waiter's done() looks at has changed. Under the lock.

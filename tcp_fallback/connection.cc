@@ -294,6 +294,7 @@ Outcome<std::size_t> Connection::submit(OpKind kind, std::span<const pf_extent> 
     const std::size_t taken = work_->submit(kind, *table, extents);
     if (kind == OpKind::pull_urgent && taken > 0) {
         senders_.back().send_now();
+        work_->expect();
     }
     return taken;
 }

@@ -36,7 +36,7 @@ private:
     Outcome<Fd> next_lane();
 
     Outcome<std::uint16_t> await_greeting(int socket);
-    Outcome<void> introduce(int socket, Preamble preamble);
+    Outcome<void> introduce(int socket, const Preamble& preamble);
     Outcome<void> await_verdict(int socket, const Deadline& deadline);
     Outcome<void> read(int socket, std::span<std::byte> into, const Deadline& deadline, const char* awaited);
     // What the peer said of it, if it said anything: better than "connection reset" on another lane.
@@ -222,12 +222,7 @@ Outcome<std::uint16_t> Dialer::await_greeting(int socket) {
     return *version;
 }
 
-Outcome<void> Dialer::introduce(int socket, Preamble preamble) {
-    auto version = await_greeting(socket);
-    if (!version) {
-        return std::unexpected{std::move(version.error())};
-    }
-    preamble.version = *version;
+Outcome<void> Dialer::introduce(int socket, const Preamble& preamble) {
     std::array<std::byte, preamble_bytes> bytes{};
     encode_preamble(preamble, bytes);
     const Transfer sent = send_now(socket, bytes);
@@ -291,6 +286,11 @@ Outcome<LaneSet> Dialer::dial() {
         return fail(errno);
     }
     // Alone first: only a peer that has greeted gets more connections.
+    auto version = await_greeting(set_.control.get());
+    if (!version) {
+        return std::unexpected{std::move(version.error())};
+    }
+    preamble.version = *version;
     if (auto met = introduce(set_.control.get(), preamble); !met) {
         return std::unexpected{std::move(met.error())};
     }
@@ -301,14 +301,25 @@ Outcome<LaneSet> Dialer::dial() {
         }
         (i < options_.lanes ? set_.bulk.emplace_back() : set_.urgent) = std::move(*socket);
     }
+    const auto lane = [this](unsigned i) { return i < options_.lanes ? set_.bulk[i].get() : set_.urgent.get(); };
+    // What they say in greeting is known: each is introduced at once, and its greeting read behind that, a round trip less.
     for (unsigned i = 0; i <= options_.lanes; ++i) {
         const bool bulk = i < options_.lanes;
-        const int socket = bulk ? set_.bulk[i].get() : set_.urgent.get();
+        const int socket = lane(i);
         preamble.kind = bulk ? LaneKind::bulk : LaneKind::urgent;
         preamble.index = static_cast<std::uint16_t>(bulk ? i : 0);
         auto met = finish_connecting(socket, deadline_);
         if (met) {
             met = introduce(socket, preamble);
+        }
+        if (!met) {
+            return std::unexpected{explain(std::move(met.error()))};
+        }
+    }
+    for (unsigned i = 0; i <= options_.lanes; ++i) {
+        auto met = await_greeting(lane(i));
+        if (met && *met != preamble.version) {
+            met = fail(ErrorCode::protocol, "its lanes greet with different versions");
         }
         if (!met) {
             return std::unexpected{explain(std::move(met.error()))};

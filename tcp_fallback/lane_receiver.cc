@@ -1,5 +1,7 @@
 #include "tcp_fallback/lane_receiver.h"
 
+#include "base/scheduling.h"
+
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -16,6 +18,9 @@ LaneReceiver::LaneReceiver(const Lane& lane, Work& work, MemoryGate& gate, LaneS
 }
 
 void LaneReceiver::run() {
+    if (lane_.urgent) {
+        ask_for_short_turns();
+    }
     while (take_frame()) {
     }
 }

@@ -1,5 +1,6 @@
 #include "tcp_fallback/lane_sender.h"
 
+#include "base/scheduling.h"
 #include "tcp_fallback/wire.h"
 
 #include <sys/socket.h>
@@ -25,6 +26,9 @@ LaneSender::LaneSender(const Lane& lane, Work& work) : lane_(lane), work_(work),
 }
 
 void LaneSender::run() {
+    if (lane_.urgent) {
+        ask_for_short_turns();
+    }
     while (work_.next(lane_.index, turn_)) {
         if (left_.empty()) { // else it was left to this thread
             compose(turn_);

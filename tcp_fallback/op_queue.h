@@ -28,6 +28,7 @@ public:
     explicit OpQueue(std::size_t depth);
 
     [[nodiscard]] bool full() const { return free_.empty(); }
+    [[nodiscard]] bool unused() const { return free_.size() == slots_.size(); } // and every completion was fetched
     // Not full. address: where the extent begins.
     void submit(const pf_extent& extent, std::byte* address);
 

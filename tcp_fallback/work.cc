@@ -3,9 +3,14 @@
 #include "transport/plugin/memory_table.h"
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 namespace pageferry::tcp {
+
+namespace {
+constexpr std::chrono::microseconds urgent_busy{200}; // after a fault was asked for: somebody stands still until it is here
+} // namespace
 
 Work::Work(std::size_t bulk_lanes, std::size_t depth)
     : queues_{OpQueue{depth}, OpQueue{depth}, OpQueue{depth}}, finished_{3 * depth} {
@@ -53,7 +58,14 @@ void Work::wake_for(OpKind kind) {
 Waited Work::poll(std::span<pf_completion> completions, std::size_t& count, const Deadline& deadline) {
     std::unique_lock lock{mutex_};
     while (finished_.empty() && !ended_) {
-        if (!done_.wait_until(lock, deadline) && finished_.empty() && !ended_) {
+        if (const Deadline awake = deadline.or_sooner(expected_until_); !awake.passed()) {
+            look_for_news(lock, awake);
+            continue;
+        }
+        sleeping_ = true;
+        const bool in_time = done_.wait_until(lock, deadline);
+        sleeping_ = false;
+        if (!in_time && finished_.empty() && !ended_) {
             return Waited::timed_out;
         }
     }
@@ -66,6 +78,27 @@ Waited Work::poll(std::span<pf_completion> completions, std::size_t& count, cons
         queue(finished.kind).release(finished.slot);
     }
     return Waited::done;
+}
+
+// A wake-up costs as much as the way there and back on a quick network: it happens meanwhile, and this waits out the rest.
+void Work::look_for_news(std::unique_lock<std::mutex>& lock, const Deadline& until) {
+    const std::uint64_t seen = news_.load(std::memory_order_relaxed);
+    lock.unlock();
+    while (news_.load(std::memory_order_relaxed) == seen && !until.passed()) {
+        std::this_thread::yield(); // the one who is going to bring it may need this processor
+    }
+    lock.lock();
+}
+
+void Work::expect() {
+    const std::scoped_lock lock{mutex_};
+    if (!queue(OpKind::pull).unused()) {
+        return;
+    }
+    expected_until_ = Clock::now() + urgent_busy;
+    if (sleeping_) {
+        done_.notify_one();
+    }
 }
 
 Waited Work::fence(const Deadline& deadline) {
@@ -89,6 +122,7 @@ Waited Work::fence(const Deadline& deadline) {
 
 void Work::complete(OpKind kind, std::uint32_t slot, std::uint64_t cookie) {
     finished_.push(Finished{.completion = {.cookie = cookie, .status = PF_OK, .reserved = 0}, .kind = kind, .slot = slot});
+    news_.fetch_add(1, std::memory_order_relaxed);
     done_.notify_one();
 }
 
@@ -145,8 +179,8 @@ void Work::fill_requests(std::size_t lane, Turn& turn) {
     OpQueue& pulls = queue(pull_kind(lane));
     std::uint64_t bytes = 0;
     turn.first_request = own.first_asked + own.asked.size();
-    while (turn.requests.size() < max_pieces && may_ask(own) && bytes < turn_bytes) {
-        const auto part = pulls.take(turn_bytes);
+    while (turn.requests.size() < max_pieces && may_ask(own) && bytes < pull_turn_bytes) {
+        const auto part = pulls.take(pull_turn_bytes);
         if (!part) {
             break;
         }
@@ -165,7 +199,8 @@ bool Work::fill(std::size_t lane, Turn& turn) {
     }
     fill_requests(lane, turn);
     turn.first_reply = own.first_owed;
-    for (std::uint64_t bytes = 0; turn.replies.size() < max_pieces && bytes < turn_bytes && !own.owed.empty(); ++own.first_owed) {
+    for (std::uint64_t bytes = 0; turn.replies.size() < max_pieces && bytes < pull_turn_bytes && !own.owed.empty();
+         ++own.first_owed) {
         turn.replies.push_back(own.owed.pop());
         bytes += turn.replies.back().piece.length;
     }
@@ -276,6 +311,7 @@ bool Work::fenced(std::size_t lane, std::uint64_t sequence) {
 void Work::end() {
     const std::scoped_lock lock{mutex_};
     ended_ = true;
+    news_.fetch_add(1, std::memory_order_relaxed);
     done_.notify_all();
     landed_.notify_all();
     for (const auto& lane : lanes_) {

@@ -15,6 +15,7 @@
 #include "transport/plugin/threads.h"
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -24,7 +25,9 @@
 
 namespace pageferry::tcp {
 
-inline constexpr std::uint32_t turn_bytes = 2U << 20U;          // page bytes of one kind in one turn, so also the largest piece
+inline constexpr std::uint32_t turn_bytes = 2U << 20U; // page bytes of one kind in one turn, so also the largest piece
+// The same of pulls, requests and answers: a fault's answer has to wait for a processor until such a turn is over.
+inline constexpr std::uint32_t pull_turn_bytes = 512U << 10U;
 inline constexpr std::uint64_t pull_window_bytes = 8ULL << 20U; // asked for on one lane and not yet here
 
 // Everything a sender puts on the wire in one go, in this order. The storage is kept from turn to turn.
@@ -52,6 +55,10 @@ public:
     // Completions fetched: > 0 when done.
     Waited poll(std::span<pf_completion> completions, std::size_t& count, const Deadline& deadline);
     Waited fence(const Deadline& deadline);
+
+    // An urgent pull has been sent: who waits in poll() is awake when its answer comes. Beside bulk pulls he is awake often
+    // enough, and processors have better to do.
+    void expect();
 
     // -- lane threads
     // Blocks until there is something to send; false: the connection is over. The turn stays as it is where a borrower has left
@@ -112,6 +119,7 @@ private:
     [[nodiscard]] static bool may_ask(const Lane& lane) { return !lane.asked.full() && lane.asked_bytes < pull_window_bytes; }
     void wake_for(OpKind kind);
     void wake(Lane& lane);
+    void look_for_news(std::unique_lock<std::mutex>& lock, const Deadline& until);
     void complete(OpKind kind, std::uint32_t slot, std::uint64_t cookie);
 
     mutable std::mutex mutex_;
@@ -125,6 +133,9 @@ private:
     std::uint64_t bytes_pushed_ = 0;
     std::uint64_t bytes_pulled_ = 0;
     bool ended_ = false;
+    bool sleeping_ = false;              // somebody in poll()
+    Clock::time_point expected_until_;   // so long he looks for completions before he sleeps
+    std::atomic<std::uint64_t> news_{0}; // of completions, and of the end
 };
 
 } // namespace pageferry::tcp

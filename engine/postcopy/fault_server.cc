@@ -1,5 +1,7 @@
 #include "engine/postcopy/fault_server.h"
 
+#include "base/scheduling.h"
+
 #include <pthread.h>
 
 #include <algorithm>
@@ -52,6 +54,7 @@ std::optional<Error> FaultServer::error() const {
 }
 
 void FaultServer::run() {
+    ask_for_short_turns();
     std::array<memory::Fault, 64> faults{};
     while (!stop_) {
         const auto count = target_.faults.next(faults, fault_wait);

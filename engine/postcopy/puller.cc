@@ -17,10 +17,7 @@ constexpr std::uint64_t urgent_bit = std::uint64_t{1} << 63U;
 constexpr std::uint64_t page_mask = (std::uint64_t{1} << 48U) - 1;
 // One wait for completions. The transport's own deadline finds a dead peer, and the connection's cancel() ends it.
 constexpr milliseconds completion_wait{100};
-// What may be under way: this much of the path's time, for a fault on it has to wait so long.
-constexpr std::uint64_t window_parts = 250; // of a second: 4 ms
-constexpr std::uint64_t extent_parts = 4000;
-constexpr std::uint64_t first_window = 8 * Puller::least_extent;
+constexpr std::uint64_t extent_parts = 16; // of the window
 } // namespace
 
 Puller::Puller(PullTarget target, transport::Connection& connection, std::vector<std::uint32_t> numbers, std::uint64_t limit,
@@ -75,7 +72,7 @@ void Puller::request(std::size_t block, std::uint64_t page) {
         post_requests();
     }
     const memory::PageRun run{.first = page, .count = 1};
-    requested_[request_count_] = Slot{.block = block, .run = run};
+    requested_[request_count_] = Slot{.block = block, .run = run, .asked = {}};
     requests_[request_count_++] = extent_of(block, run, urgent_bit | cookie_of(block, page));
 }
 
@@ -134,17 +131,16 @@ std::uint64_t Puller::rate_limit() const {
 }
 
 std::uint64_t Puller::extent_bytes() const {
-    const std::uint64_t rate = target_.page.progress.bandwidth.load(std::memory_order_relaxed);
-    return std::bit_floor(std::clamp(rate / extent_parts, least_extent, most_extent));
+    return std::bit_floor(std::clamp(window_.bytes() / extent_parts, least_extent, most_extent));
 }
 
-std::uint64_t Puller::window_bytes() const {
-    const std::uint64_t rate = target_.page.progress.bandwidth.load(std::memory_order_relaxed);
-    return rate == 0 ? first_window : std::clamp(rate / window_parts, 4 * least_extent, in_flight * most_extent);
-}
-
+// In large pieces: the transport's lanes then fill memory of their own each, and everybody is woken less often.
 Result<bool> Puller::fill() {
-    while (!all_taken_ && !free_slots_.empty() && bytes_under_way_ < window_bytes()) {
+    if (bytes_under_way_ != 0 && bytes_under_way_ + window_.refill() > window_.bytes()) {
+        PAGEFERRY_TRY(post());
+        return false;
+    }
+    while (!all_taken_ && !free_slots_.empty() && bytes_under_way_ < window_.bytes()) {
         if (batch_size_ == batch) {
             PAGEFERRY_TRY(post());
             if (batch_size_ == batch) {
@@ -233,7 +229,7 @@ bool Puller::take(std::uint64_t bytes, Slot& slot) {
     for (std::size_t looked = 0; looked <= target_.blocks.size(); ++looked) {
         const std::uint64_t most = std::max<std::uint64_t>(bytes / target_.pages.page_size(at_block_), 1);
         if (const auto run = claim(at_block_, at_page_, most)) {
-            slot = Slot{.block = at_block_, .run = *run};
+            slot = Slot{.block = at_block_, .run = *run, .asked = steady_clock::now()};
             at_page_ = run->first + run->count;
             all_taken_ = false;
             return true;
@@ -250,6 +246,7 @@ Result<void> Puller::collect(milliseconds wait) {
     if (!count) {
         return std::unexpected(count.error());
     }
+    const auto now = steady_clock::now();
     for (const auto& completion : std::span{completions}.first(*count)) {
         const bool urgent = (completion.cookie & urgent_bit) != 0;
         if (completion.status != PF_OK || (!urgent && completion.cookie >= in_flight)) {
@@ -263,7 +260,9 @@ Result<void> Puller::collect(milliseconds wait) {
         }
         const Slot slot = slots_[completion.cookie];
         free_slots_.push_back(static_cast<std::uint32_t>(completion.cookie));
-        bytes_under_way_ -= slot.run.count * target_.pages.page_size(slot.block);
+        const std::uint64_t bytes = slot.run.count * target_.pages.page_size(slot.block);
+        bytes_under_way_ -= bytes;
+        window_.arrived(bytes, slot.asked, now);
         PAGEFERRY_TRY(arrived(slot.block, slot.run));
     }
     if (*count != 0 && full_.exchange(false)) {

@@ -4,8 +4,8 @@
 // written since. When its data is there it is marked received, then mapped for the guest, in that order. What was under way when
 // the connection broke is not marked, so the next connection's puller pulls it again.
 //
-// In the background pages are taken from behind the latest fault on, then once around. As much is under way as the path carries
-// in a few milliseconds, for a page that is wanted just then has to wait for it.
+// In the background pages are taken from behind the latest fault on, then once around. As much is under way as the path needs to
+// be full, for a page that is wanted just then has to wait for it: PullWindow.
 //
 // Threads: its own ("pf-pulls") from the constructor on: background pulls, and all completions. request() and post_requests() by
 // the fault server's. The rest by any. The connection outlives the puller, and is over or cancelled before the puller goes.
@@ -14,12 +14,14 @@
 #include "base/error.h"
 #include "engine/pacer.h"
 #include "engine/postcopy/pull_target.h"
+#include "engine/postcopy/pull_window.h"
 #include "engine/rate_window.h"
 #include "memory/bitmap.h"
 #include "transport/connection.h"
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -34,8 +36,8 @@ class Puller {
 public:
     static constexpr std::uint64_t least_extent = 64 << 10; // bytes of a background pull, but for larger pages
     static constexpr std::uint64_t most_extent = 256 << 10;
-    static constexpr std::size_t in_flight = 64; // background pulls at once
-    static constexpr std::size_t batch = 16;     // pulls in one call
+    static constexpr std::size_t in_flight = 256; // background pulls at once, few of them where pages lack in long runs
+    static constexpr std::size_t batch = 16;      // pulls in one call
 
     // numbers: the connection's number of each block. limit: as limit() sets it, from the first pull on. ended: called on the
     // puller's thread when it has ended, with everything received or with an error; and when requests that found the queue full
@@ -61,6 +63,7 @@ private:
     struct Slot {
         std::size_t block = 0;
         memory::PageRun run;
+        std::chrono::steady_clock::time_point asked;
     };
     static constexpr std::uint64_t no_hint = ~std::uint64_t{0};
     static std::uint64_t cookie_of(std::size_t block, std::uint64_t page) { return std::uint64_t{block} << 48U | page; }
@@ -74,7 +77,6 @@ private:
     std::optional<memory::PageRun> claim(std::size_t block, std::uint64_t from, std::uint64_t most);
     [[nodiscard]] std::uint64_t rate_limit() const;
     [[nodiscard]] std::uint64_t extent_bytes() const;
-    [[nodiscard]] std::uint64_t window_bytes() const;
     [[nodiscard]] pf_extent extent_of(std::size_t block, memory::PageRun run, std::uint64_t cookie) const;
     void fail(Error error);
 
@@ -99,6 +101,7 @@ private:
     std::array<pf_extent, batch> batch_{};
     std::size_t batch_size_ = 0;
     std::uint64_t bytes_under_way_ = 0;
+    PullWindow window_;
     std::size_t at_block_ = 0;
     std::uint64_t at_page_ = 0;
     Pacer pacer_;

@@ -292,9 +292,20 @@ MoverStart Migration::common_start(Side side, std::vector<std::string> uris) con
 Result<void> Migration::spawn_mover(const MoverStart& start, const StartFds& fds) {
     mover_said_ended_ = false;
     candidates_ = start.uris.size();
+    const auto mine = ++mover_number_; // what an earlier one still says on its way out is not this one's
     auto mover = MoverProcess::start(io_, mover_program_,
-                                     {.message = [this](LinkMessage& message) { mover_message(message); },
-                                      .ended = [this](const std::string& how) { mover_ended(how); }});
+                                     {.message =
+                                          [this, mine](LinkMessage& message) {
+                                              if (mine == mover_number_) {
+                                                  mover_message(message);
+                                              }
+                                          },
+                                      .ended =
+                                          [this, mine](const std::string& how) {
+                                              if (mine == mover_number_) {
+                                                  mover_ended(how);
+                                              }
+                                          }});
     if (!mover) {
         return std::unexpected(std::move(mover.error()));
     }

@@ -164,6 +164,7 @@ private:
     AutoRecovery auto_recovery_;
     bool recovering_ = false;            // from postcopy-recover-setup on
     std::vector<std::string> good_uris_; // source: by which the last connection was made
+    std::uint64_t mover_number_ = 0;     // of the present mover
     bool mover_said_ended_ = false;
     std::size_t candidates_ = 0; // URIs the mover was given
     TransportReport transport_;

@@ -54,6 +54,7 @@ void Migration::answer(std::uint64_t id, const Result<Fd>& stream, json details)
 
 void Migration::end_mover() {
     if (mover_) {
+        ++mover_number_;
         // It may be this very mover's message that is being handled.
         boost::asio::post(io_, [mover = std::shared_ptr<MoverProcess>{std::move(mover_)}]() mutable { mover.reset(); });
     }

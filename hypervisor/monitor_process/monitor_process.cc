@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 
 #include <poll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -30,15 +31,36 @@ std::string mover_program() {
     return (self.parent_path() / "pageferry-mover").string();
 }
 
+// Which file that is: its number is another one's soon after its end, but not its time.
+std::string file_at(const std::string& path) {
+    struct stat about{};
+    if (::lstat(path.c_str(), &about) != 0) {
+        return {};
+    }
+    return std::to_string(about.st_dev) + ":" + std::to_string(about.st_ino) + ":" + std::to_string(about.st_mtim.tv_sec) + "." +
+           std::to_string(about.st_mtim.tv_nsec);
+}
+
 } // namespace
 
-MonitorProcess::MonitorProcess(MonitorConfig config) : config_(std::move(config)), ready_(config_.ready_fd) {}
-
-MonitorProcess::~MonitorProcess() {
-    servers_.clear();
+MonitorProcess::MonitorProcess(MonitorConfig config) : config_(std::move(config)), ready_(config_.ready_fd) {
     for (const auto& user : config_.user_monitors) {
         if (!user.unlink_path.empty()) {
-            ::unlink(user.unlink_path.c_str());
+            socket_files_.push_back(SocketFile{.path = user.unlink_path, .identity = file_at(user.unlink_path)});
+        }
+    }
+}
+
+MonitorProcess::~MonitorProcess() {
+    remove_socket_files();
+    servers_.clear();
+}
+
+// QEMU has ended already: whoever saw that may have started the next one, with a monitor at the same path.
+void MonitorProcess::remove_socket_files() {
+    for (const auto& file : std::exchange(socket_files_, {})) {
+        if (!file.identity.empty() && file_at(file.path) == file.identity) {
+            ::unlink(file.path.c_str());
         }
     }
 }
@@ -175,6 +197,7 @@ void MonitorProcess::run() {
 
 // Each server shows its client what QEMU said last, then closes; QEMU's end is in their sockets already.
 void MonitorProcess::qemu_ended() {
+    remove_socket_files();
     spdlog::info("QEMU has ended");
     qemu_gone_ = true;
     last_words_.expires_after(last_words_limit);

@@ -14,6 +14,7 @@
 #include <boost/asio/steady_timer.hpp>
 
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace pageferry::hypervisor {
@@ -41,6 +42,13 @@ private:
     void wait_for_qemus_end();
     void qemu_ended();
     void end_if_served();
+    void remove_socket_files();
+
+    // Of a monitor of the user's, as the launcher made it.
+    struct SocketFile {
+        std::string path;
+        std::string identity;
+    };
 
     MonitorConfig config_;
     boost::asio::io_context io_{1};
@@ -51,6 +59,7 @@ private:
     std::unique_ptr<Migration> migration_;
     std::unique_ptr<monitor::MigrationCommands> commands_;
     std::vector<std::unique_ptr<monitor::QmpServer>> servers_;
+    std::vector<SocketFile> socket_files_;            // to be removed at the end
     boost::asio::posix::stream_descriptor qemu_{io_}; // pidfd
     boost::asio::steady_timer last_words_{io_};
     std::size_t open_servers_ = 0;

@@ -11,6 +11,8 @@
 #   3  disk_reader reads the second disk (BIOS, drive 0x81), 8 sectors at a time, into the READER_PAGES pages from READER_BASE, for ever:
 #                  pass r fills page p from sector r * READER_STRIDE + 8 p. With a disk whose sectors tell their number, RAM shows which pass
 #                  each page is of: all of one pass, but for one place where it drops by one. Says 'A', 'P' after every pass, 'E' on an error.
+#   4  scatter     adds one to the first byte of every page from 1 MiB to END as the writer does, but page after page in an order that jumps
+#                  about, for ever. Says 'A' at the start and 'B' after every pass.
 #
 # The three numbers are fields at the end of the sector (guest_image.py patches them), so one image serves every memory size.
 # END may not pass 3 GiB: the machine has its PCI hole there. But for the disk reader, no BIOS service is used after the start, and no
@@ -104,6 +106,33 @@ pass:
     mov $'B', %al
     call say
     jmp pass
+.elseif MODE == 4
+    mov $'A', %al
+    call say
+    sub $BASE, %ebp
+    shr $12, %ebp               # ebp: pages
+    bsr %ebp, %ecx
+    mov $2, %edi
+    shl %cl, %edi               # edi: a power of two above that, so the step below meets every number once in a pass
+    mov %edi, %esi
+    dec %esi                    # esi: its mask
+    xor %eax, %eax              # eax: the page
+scatter_pass:
+    mov %edi, %ecx
+1:  imul $1664525, %eax, %eax
+    add $1013904223, %eax
+    and %esi, %eax
+    cmp %ebp, %eax
+    jae 2f
+    mov %eax, %ebx
+    shl $12, %ebx
+    incb BASE(%ebx)
+2:  loop 1b
+    mov %eax, %ebx
+    mov $'B', %al
+    call say
+    mov %ebx, %eax
+    jmp scatter_pass
 .else
     mov $BASE, %edi
 1:  imul $0x9e3779b1, %edi, %eax    # word_at: address times an odd number, so no two are alike; the low bit makes it non-zero

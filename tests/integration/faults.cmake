@@ -10,7 +10,7 @@ add_test(NAME faults_random
 set_tests_properties(faults_input faults_death faults_handover faults_network faults_random PROPERTIES LABELS integration TIMEOUT 600)
 # By hand: postcopy_random.py BUILD/bin --count 200
 add_test(NAME postcopy_random
-         COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/postcopy_random.py ${CMAKE_RUNTIME_OUTPUT_DIRECTORY} --count 12)
+         COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/postcopy_random.py ${CMAKE_RUNTIME_OUTPUT_DIRECTORY} --count 8)
 set_tests_properties(postcopy_random PROPERTIES LABELS integration TIMEOUT 600 PROCESSORS 2)
 # It reserves huge pages, which the host has for all.
 set_tests_properties(faults_input PROPERTIES RESOURCE_LOCK huge_pages)

@@ -16,6 +16,7 @@ import collections
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -323,6 +324,7 @@ def options():
 
 def main():
     given = options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # the namespaces go, too
     faults_common.PROGRAMS = os.path.abspath(given.programs)
     if given.log:
         os.environ["PAGEFERRY_LOG"] = given.log

@@ -46,6 +46,7 @@ class Moves(PostcopyCase):
         self.complete(source, destination)
 
     def test_the_start_is_remembered_if_it_comes_before_active(self):
+        self.tcp_only()
         source, destination = self.pair()
         uri = self.uri()
         proxy = self.enterContext(Proxy(uri))

@@ -28,6 +28,7 @@ class Relayed(PostcopyCase):
 
     def setUp(self):
         super().setUp()
+        self.tcp_only()
         self.source, self.destination = self.pair()
         self.direct = self.uri()
         self.proxy = self.enterContext(Proxy(self.direct))
@@ -118,22 +119,25 @@ class Phases(Relayed):
     def test_twenty_cuts_in_a_row(self):
         """And nothing of them is left in the monitor processes."""
         self.enter_postcopy()
-        held = []
+        held = None
         for number in range(20):
             self.lose()
-            if number in (1, 19):
-                held.append(self.settled_files())
+            if number == 1:
+                held = self.settled_files()
+            elif number == 19:
+                wait_until(lambda: self.settled_files() == held, f"not what they held at first: {held}")
             self.recover(self.source, self.destination, self.proxy.uri)
-        self.assertEqual(held[0], held[1])
         self.complete(self.source, self.destination)
         cycle = [PAUSED, SETUP, RECOVER, ACTIVE]
         self.assertEqual(self.statuses(self.source), [*TO_POSTCOPY_SOURCE, *cycle * 20, "completed"])
         self.assertEqual(self.statuses(self.destination), [*TO_POSTCOPY_DESTINATION, *[PAUSED, RECOVER, ACTIVE] * 20, "completed"])
 
     def settled_files(self):
-        """What both monitor processes hold while paused, the source's mover gone."""
-        return wait_until(lambda: not self.mover(self.source) and [self.open_files(vm) for vm in (self.source, self.destination)],
-                          "the source's mover goes on")
+        """What both monitor processes hold while paused, the source's mover gone and buried: of processes it watches QEMU alone."""
+        def look():
+            held = [self.open_files(vm) for vm in (self.source, self.destination)]
+            return held if held[0][0].get("anon_inode:[pidfd]") == 1 else None
+        return wait_until(look, "the source's mover goes on")
 
     def test_cut_in_the_hand_over(self):
         """Before the destination has all, the source goes on; afterwards it never does."""
@@ -416,17 +420,29 @@ class Cuts(PostcopyCase):
         self.complete(self.source, self.destination)
 
     def test_automatic_recovery(self):
-        """Attempts are used up; more of them succeed once the link is back; a user's pause stops it."""
+        """Attempts are used up, or the time; more of them succeed once the link is back; a user's pause stops it."""
         short(self.source, connect=200)
-        self.source.set_parameters(**{"x-pageferry-recover-attempts": 2, "x-pageferry-recover-backoff": 10})
+        automatic = lambda **values: self.source.set_parameters(  # noqa: E731
+            **{f"x-pageferry-recover-{name.replace('_', '-')}": value for name, value in values.items()})
+        automatic(attempts=2, backoff=10)
         mark = len(self.source.qmp.events)
         self.cut()
-        wait_until(lambda: "automatic recovery gives up: 2 failed attempts" in self.source.errors(), "it does not give up")
+        wait_until(lambda: "automatic recovery gives up: 2 failed attempts;" in self.source.errors(), "it does not give up")
         self.assertEqual(self.statuses(self.source, mark), [PAUSED, SETUP, PAUSED, SETUP, PAUSED])
         self.assertEqual(self.source.migration()["status"], PAUSED)
+        automatic(attempts=1000)
+        self.net.restore()
+        self.source.qmp.wait_event("MIGRATION", since=mark, status=ACTIVE)
+        automatic(time_limit=700)
+        mark = len(self.source.qmp.events)
+        self.cut()
+        wait_until(lambda: "in the time limit of 700 ms" in self.source.errors(), "it does not give up")
+        self.assertEqual(self.source.migration()["status"], PAUSED)
+        self.assertIn(SETUP, self.statuses(self.source, mark))
         short(self.source, connect=5000)
-        self.source.set_parameters(**{"x-pageferry-recover-attempts": 1000})
-        self.source.qmp.wait_event("MIGRATION", since=mark + 5, status=SETUP)
+        tried = len(self.source.qmp.events)
+        automatic(time_limit=0)
+        self.source.qmp.wait_event("MIGRATION", since=tried, status=SETUP)
         self.net.restore()
         self.source.qmp.wait_event("MIGRATION", since=mark, status=ACTIVE)
         self.destination.wait_status(ACTIVE)

@@ -104,6 +104,11 @@ class Case(unittest.TestCase):
     def uri(self):
         return f"{_where.scheme}:{bracketed(_where.host)}:{free_port(_where.host)}"
 
+    def tcp_only(self):
+        """For a test with a relay between the two sides: that is TCP's."""
+        if _where.scheme != "tcp":
+            self.skipTest(f"not over {_where.scheme}")
+
     def dead_uri(self):
         """Where nobody listens."""
         return f"{_where.scheme}:{bracketed(_where.host)}:1"

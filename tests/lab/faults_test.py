@@ -289,14 +289,14 @@ class TwoMachines(Faults):
 
     def test_a_connection_that_cannot_be_taken_apart_is_closed_and_tcp_goes_on(self):
         caller, server = self.reconnecting()
-        self.lab.hold_roce(120)  # what they send stays in the machine, and with it the queue pairs
+        self.lab.hold_roce()  # what they send stays in the machine, and with it the queue pairs
         try:
             self.closed_in_time(caller, server)
             for job in (caller, server):
                 wait_until(lambda job=job: b"done" in job.output or not job.running, lambda job=job: f"TCP works: {job.output} {job.errors}")
                 self.assertIn(b"tcp works", job.output)
         finally:
-            self.lab.hold_roce(0)
+            self.lab.hold_roce(False)
         for job in (caller, server):
             self.assertEqual(job.wait(PATIENCE).status, 0)
         self.assert_usable(self.lab.a, self.lab.b)

@@ -93,7 +93,7 @@ public:
     }
     void migrate_start_postcopy(Reply reply) override { note("migrate-start-postcopy", reply); }
     [[nodiscard]] json query_migrate() const override { return {{"status", "fake"}}; }
-    [[nodiscard]] Result<void> postcopy_possible() const override {
+    [[nodiscard]] Result<void> postcopy_possible() override {
         if (!postcopy_refusal.empty()) {
             return refuse_with(postcopy_refusal);
         }

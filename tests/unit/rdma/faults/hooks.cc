@@ -270,6 +270,29 @@ void Hooks::wait_while_held(const ibv_pd* pd) {
     }
 }
 
+void Hooks::hold_destroying() {
+    const std::scoped_lock lock{mutex_};
+    hold_destroying_ = true;
+}
+
+bool Hooks::destroying_is_held() {
+    const std::scoped_lock lock{mutex_};
+    return waiting_to_destroy_ > 0;
+}
+
+void Hooks::release_destroying() {
+    const std::scoped_lock lock{mutex_};
+    hold_destroying_ = false;
+    released_.notify_all();
+}
+
+void Hooks::wait_to_destroy() {
+    std::unique_lock lock{mutex_};
+    ++waiting_to_destroy_;
+    released_.wait(lock, [this] { return !hold_destroying_; });
+    --waiting_to_destroy_;
+}
+
 // --- device events
 
 Hooks::DeviceEvents::DeviceEvents(ibv_context* context) : told_(::eventfd(0, EFD_SEMAPHORE | EFD_CLOEXEC | EFD_NONBLOCK)) {
@@ -338,6 +361,12 @@ using pageferry::rdma::test::next;
 
 // NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): words instead of theirs
 extern "C" {
+
+void rdma_destroy_qp(rdma_cm_id* id) {
+    static const auto real = next<void(rdma_cm_id*)>("rdma_destroy_qp");
+    Hooks::get().wait_to_destroy();
+    real(id);
+}
 
 ibv_mr* ibv_reg_mr(ibv_pd* pd, void* address, size_t length, int access) {
     return ibv_reg_mr_iova2(pd, address, length, reinterpret_cast<uintptr_t>(address), static_cast<unsigned int>(access));

@@ -48,6 +48,10 @@ public:
     void hold_registrations(Side side, unsigned count);
     [[nodiscard]] bool registrations_are_held(); // all of them
     void release_registrations();
+    // Destroying a queue pair waits until that is released, as it may in a kernel.
+    void hold_destroying();
+    [[nodiscard]] bool destroying_is_held(); // somebody waits
+    void release_destroying();
     // Arming that completion queue fails from now on.
     void refuse_notification(const LaneEnd& lane, int error);
     // All that was asked to be injected has been.
@@ -87,6 +91,7 @@ public:
     void requested(const rdma_cm_id* id, const Request& request); // at the callee
     int refused_registration(const ibv_pd* pd);                   // 0: go on
     void wait_while_held(const ibv_pd* pd);
+    void wait_to_destroy();
     void registered(const ibv_pd* pd, unsigned access);
     std::optional<ibv_async_event> device_event(const ibv_context* context);
     bool acknowledged(); // true: it was one that was told here
@@ -133,6 +138,8 @@ private:
     unsigned to_hold_ = 0; // registrations
     bool held_ = false;
     std::condition_variable released_;
+    bool hold_destroying_ = false;
+    unsigned waiting_to_destroy_ = 0;
     std::map<LaneEnd, Write> last_write_;
     std::map<LaneEnd, std::vector<std::uint32_t>> sent_;
     Watched watched_;

@@ -63,7 +63,10 @@ void Destination::cancel() {
 }
 
 void Destination::pause() {
-    paused_ = reception_.interrupt(ErrorCode::cancelled, "Postcopy migration is paused by the user"); // QEMU's words
+    paused_ = true; // before the connection ends: what ends with it asks why
+    if (!reception_.interrupt(ErrorCode::cancelled, "Postcopy migration is paused by the user")) { // QEMU's words
+        paused_ = false;
+    }
 }
 
 Result<void> Destination::run() {
@@ -112,8 +115,8 @@ void Destination::fail(const Error& error) {
 // The connection is gone, and who runs the guest is not settled, or the source does not know it yet, or pages are missing.
 void Destination::lost(const Error& error) {
     const auto status = machine_.status();
+    const bool asked = paused_.exchange(false) && (status == Status::postcopy_active || status == Status::postcopy_recover);
     if (status != Status::completed && status != Status::postcopy_paused) {
-        const bool asked = paused_.exchange(false);
         std::ignore =
             machine_.transition(Status::postcopy_paused, asked ? Cause::requested : Cause::connection_lost, error.to_string());
     }

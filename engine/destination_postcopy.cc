@@ -148,6 +148,7 @@ Result<Destination::Peer> Destination::greet_again(const session::Hello& hello) 
         return turn_away(welcomed.error());
     }
     epoch_ = hello.epoch;
+    paused_ = false; // what was asked for while there was no connection has been so already
     config_.accepted(session_, epoch_);
     reception_.tell();
     const bool open = machine_.status() == Status::postcopy_paused;

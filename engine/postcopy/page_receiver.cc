@@ -87,8 +87,8 @@ void PageReceiver::prepare(transport::Connection& connection, const std::vector<
 
 void PageReceiver::connect(transport::Connection& connection, std::vector<std::uint32_t> numbers) {
     prepare(connection, numbers);
-    puller_ = std::make_unique<Puller>(target(), connection, std::move(numbers), changed_, [this] { server_.ask_again(); });
-    puller_->limit(limit_);
+    puller_ =
+        std::make_unique<Puller>(target(), connection, std::move(numbers), limit_, changed_, [this] { server_.ask_again(); });
     server_.attach(*puller_);
 }
 

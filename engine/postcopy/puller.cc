@@ -20,10 +20,10 @@ constexpr milliseconds completion_wait{100};
 constexpr std::uint64_t extent_parts = 16; // of the window
 } // namespace
 
-Puller::Puller(PullTarget target, transport::Connection& connection, std::vector<std::uint32_t> numbers,
+Puller::Puller(PullTarget target, transport::Connection& connection, std::vector<std::uint32_t> numbers, std::uint64_t limit,
                std::function<void()> ended, std::function<void()> retry)
     : target_(target), connection_(connection), numbers_(std::move(numbers)), ended_(std::move(ended)), retry_(std::move(retry)),
-      free_slots_(in_flight), rate_(target.page.progress.bandwidth) {
+      limit_(limit), free_slots_(in_flight), rate_(target.page.progress.bandwidth) {
     for (const auto& block : target_.blocks) {
         claimed_.emplace_back(block.pages());
     }

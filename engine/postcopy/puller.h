@@ -39,10 +39,11 @@ public:
     static constexpr std::size_t in_flight = 256; // background pulls at once, few of them where pages lack in long runs
     static constexpr std::size_t batch = 16;      // pulls in one call
 
-    // numbers: the connection's number of each block. changed: called on the puller's thread when it has ended, with everything
-    // received or with an error; and when requests that found the queue full should be made again: see retry().
-    Puller(PullTarget target, transport::Connection& connection, std::vector<std::uint32_t> numbers, std::function<void()> ended,
-           std::function<void()> retry);
+    // numbers: the connection's number of each block. limit: as limit() sets it, from the first pull on. ended: called on the
+    // puller's thread when it has ended, with everything received or with an error; and when requests that found the queue full
+    // should be made again: see retry().
+    Puller(PullTarget target, transport::Connection& connection, std::vector<std::uint32_t> numbers, std::uint64_t limit,
+           std::function<void()> ended, std::function<void()> retry);
     ~Puller();
     Puller(const Puller&) = delete;
     Puller& operator=(const Puller&) = delete;

@@ -154,6 +154,57 @@ TEST_F(ManyListeners, CancelEndsTheWait) {
     EXPECT_FALSE(listeners_.accept(milliseconds{0}, strangers_));
 }
 
+// Nobody listens there any more: who connects is refused, and the address can be taken again.
+TEST_F(ManyListeners, ARemovedOneIsClosedAndTheOthersKeepTheirNumbers) {
+    const std::vector<std::string> uris{add(), add(), add()};
+    for (const bool waited : {false, true}) { // before anybody has waited in accept(), and after
+        const std::size_t removed = waited ? 2 : 0;
+        listeners_.remove(removed);
+        EXPECT_EQ(listeners_.size(), waited ? 1U : 2U);
+        EXPECT_FALSE(connect(uris[removed]).get());
+        EXPECT_TRUE(tcp_->listen(uris[removed], {}));
+        auto peer = connect(uris[1]);
+        const auto accepted = next();
+        ASSERT_TRUE(accepted && *accepted);
+        EXPECT_EQ((*accepted)->listener, 1U);
+        EXPECT_TRUE(peer.get());
+    }
+    listeners_.remove(0); // again
+    listeners_.remove(17);
+    EXPECT_EQ(listeners_.size(), 1U);
+    const auto further = add();
+    EXPECT_EQ(listeners_.size(), 2U);
+    auto peer = connect(further);
+    const auto accepted = next();
+    ASSERT_TRUE(accepted && *accepted);
+    EXPECT_EQ((*accepted)->listener, 3U) << "a number is not given twice";
+    EXPECT_TRUE(peer.get());
+}
+
+TEST_F(ManyListeners, OneIsRemovedWhileSomebodyWaits) {
+    add();
+    const auto uri = add();
+    auto waiting = std::async(std::launch::async, [this] { return next(); });
+    listeners_.remove(0);
+    auto peer = connect(uri);
+    const auto accepted = waiting.get();
+    ASSERT_TRUE(accepted && *accepted);
+    EXPECT_EQ((*accepted)->listener, 1U);
+    EXPECT_TRUE(peer.get());
+    EXPECT_TRUE(strangers_.empty()) << "a removed one is no failure";
+}
+
+TEST_F(ManyListeners, WithAllOfThemRemovedItIsAnError) {
+    add();
+    ASSERT_TRUE(listeners_.accept(milliseconds{0}, strangers_));
+    add();
+    listeners_.remove(0);
+    listeners_.remove(1);
+    EXPECT_EQ(listeners_.size(), 0U);
+    EXPECT_FALSE(listeners_.accept(milliseconds{0}, strangers_));
+    EXPECT_TRUE(strangers_.empty());
+}
+
 TEST_F(ManyListeners, NeverAskedTheyEndAtOnce) {
     add();
     add();

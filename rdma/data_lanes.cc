@@ -374,7 +374,7 @@ Outcome<void> DataLanes::fence(const Deadline& deadline) {
 // --- news from the service lane
 
 std::optional<Region> DataLanes::region_local(std::uint32_t number, MemoryRegion& region, std::uint64_t round) {
-    const std::scoped_lock lock{mutex_};
+    const auto lock = pump_.enter(mutex_);
     Region* const here = regions_ ? regions_->at(number) : nullptr;
     if (here == nullptr) {
         return {};
@@ -392,7 +392,7 @@ std::optional<Region> DataLanes::region_local(std::uint32_t number, MemoryRegion
 }
 
 void DataLanes::region_remote(std::uint32_t number, std::uint64_t address, std::uint32_t key) {
-    const std::scoped_lock lock{mutex_};
+    const auto lock = pump_.enter(mutex_);
     if (Region* const region = regions_ ? regions_->at(number) : nullptr) {
         region->remote_address = address;
         region->remote_key = key;
@@ -403,7 +403,7 @@ void DataLanes::region_remote(std::uint32_t number, std::uint64_t address, std::
 }
 
 void DataLanes::fenced(std::uint32_t number) {
-    const std::scoped_lock lock{mutex_};
+    const auto lock = pump_.enter(mutex_);
     fenced_ = number;
     pump_.notify();
 }

@@ -126,7 +126,7 @@ void Service::run() {
             return;
         }
         drain(); // what came before the request
-        flush();
+        ask();   // an answer among it has made room, and may have been the last thing to wake this thread
         bool waits_for_a_cause = false;
         {
             const std::scoped_lock lock{mutex_};

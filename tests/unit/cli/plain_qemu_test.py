@@ -189,8 +189,10 @@ class PlainQemu(unittest.TestCase):
     def test_postcopy_is_paused_and_recovered(self):
         destination = self.start_postcopy_destination()
         process, told = self.in_postcopy("--postcopy")
-        self.run_command("status", "--qmp", destination)
         self.assertIn("postcopy", told[-1])
+        limit = time.monotonic() + 60  # the destination comes to it by itself
+        while self.objects(self.run_command("status", "--qmp", destination, "--json").stdout)[0]["status"] != "postcopy-active":
+            self.assertLess(time.monotonic(), limit, "the destination does not come to postcopy-active")
         self.run_command("pause", "--qmp", destination)
         said = self.end(process, told, 6)
         self.assertIn("pageferry recover --qmp", said)

@@ -87,7 +87,7 @@ class Run:
         self.marks = {vm: len(vm.qmp.events) for vm in pair}
         self.good = [f"tcp:{self.host(1 - self.side)}:{self.port()}"]
         for vm in pair:
-            vm.set_parameters(**{"x-pageferry-dead-peer-timeout": dice.choice((500, 1000, 2000)) if actions else 10_000,
+            vm.set_parameters(**{"x-pageferry-dead-peer-timeout": dice.choice((500, 1000, 2000)) if actions else 60_000,
                                  "x-pageferry-connect-timeout": dice.choice((300, 1000)) if actions else 30_000})
         self.source.set_parameters(max_bandwidth=dice.choice((1, 4, 64)) * MIB, downtime_limit=1, max_postcopy_bandwidth=MIB // 4)
         self.automatic(dice.choice((0, 0, 3)) if actions else 0)
@@ -202,10 +202,10 @@ class Run:
         if self.net:
             self.do_restore()
         attempts = 0
-        self.source.set_parameters(max_postcopy_bandwidth=0, **{"x-pageferry-recover-attempts": 0, "x-pageferry-dead-peer-timeout": 10_000,
+        self.source.set_parameters(max_postcopy_bandwidth=0, **{"x-pageferry-recover-attempts": 0, "x-pageferry-dead-peer-timeout": 60_000,
                                                                "x-pageferry-connect-timeout": 10_000})
         try:
-            self.destination.set_parameters(max_postcopy_bandwidth=0, **{"x-pageferry-dead-peer-timeout": 10_000})
+            self.destination.set_parameters(max_postcopy_bandwidth=0, **{"x-pageferry-dead-peer-timeout": 60_000})
         except QmpClosed:
             pass  # it has ended: the source knows whether it may
         while (status := self.wait_source(PAUSED, *OVER)) == PAUSED:

@@ -58,7 +58,7 @@ class Run:
         self.number, self.side = 0, 0
         self.cut = False
         self.counts = collections.Counter()
-        self.baseline = {}
+        self.baseline, self.last_words = {}, ""
         self.silent = [stack.enter_context(never_accepts(self.host(side), net.prefix(side) if net else ())) for side in (0, 1)]
         self.source, self.destination = self.start(0), None
         self.source.boot()
@@ -254,6 +254,7 @@ class Run:
         self.one_runs()
         self.check_guest(self.source)
         self.check_events()
+        self.last_words = self.destination.errors()
         self.destination.close()
         self.source.wait_no_mover()
         self.counts["-- stayed"] += 1
@@ -334,7 +335,9 @@ def main():
         work = stack.enter_context(Workspace())
         run = Run(work, net, stack)
         begin = time.monotonic()
-        run.migration(random.Random(0), 0)  # without faults, in both directions: what the others are compared with
+        plain = run.migration(random.Random(0), 0)  # without faults: what the others are compared with
+        if not run.baseline:
+            sys.exit(f"a migration without faults {plain}: {run.source.migration()}\n{run.source.errors()}\n{run.last_words}")
         for number in [given.only] if given.only else range(1, given.count + 1):
             dice = random.Random(f"{given.seed} {number}")
             try:

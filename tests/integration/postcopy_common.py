@@ -73,6 +73,7 @@ class PostcopyCase(Case):
     def start(self, name, launch=None, prefix=(), **options):
         vm = super().start(name, launch=launch or drop_in(prefix, **{MARK: name}), **options)
         vm.set_capabilities(postcopy_ram=True)
+        vm.set_parameters(**{"x-pageferry-dead-peer-timeout": 60_000})  # a busy machine is no dead peer; a test that wants one says so
         return vm
 
     def started(self, name="src", **options):

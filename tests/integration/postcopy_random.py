@@ -58,7 +58,7 @@ class Run:
         self.number, self.side = 0, 0
         self.cut = False
         self.counts = collections.Counter()
-        self.baseline = {}
+        self.baseline, self.last_words = {}, ""
         self.silent = [stack.enter_context(never_accepts(self.host(side), net.prefix(side) if net else ())) for side in (0, 1)]
         self.source, self.destination = self.start(0), None
         self.source.boot()
@@ -87,7 +87,7 @@ class Run:
         self.marks = {vm: len(vm.qmp.events) for vm in pair}
         self.good = [f"tcp:{self.host(1 - self.side)}:{self.port()}"]
         for vm in pair:
-            vm.set_parameters(**{"x-pageferry-dead-peer-timeout": dice.choice((500, 1000, 2000)) if actions else 10_000,
+            vm.set_parameters(**{"x-pageferry-dead-peer-timeout": dice.choice((500, 1000, 2000)) if actions else 60_000,
                                  "x-pageferry-connect-timeout": dice.choice((300, 1000)) if actions else 30_000})
         self.source.set_parameters(max_bandwidth=dice.choice((1, 4, 64)) * MIB, downtime_limit=1, max_postcopy_bandwidth=MIB // 4)
         self.automatic(dice.choice((0, 0, 3)) if actions else 0)
@@ -202,10 +202,10 @@ class Run:
         if self.net:
             self.do_restore()
         attempts = 0
-        self.source.set_parameters(max_postcopy_bandwidth=0, **{"x-pageferry-recover-attempts": 0, "x-pageferry-dead-peer-timeout": 10_000,
+        self.source.set_parameters(max_postcopy_bandwidth=0, **{"x-pageferry-recover-attempts": 0, "x-pageferry-dead-peer-timeout": 60_000,
                                                                "x-pageferry-connect-timeout": 10_000})
         try:
-            self.destination.set_parameters(max_postcopy_bandwidth=0, **{"x-pageferry-dead-peer-timeout": 10_000})
+            self.destination.set_parameters(max_postcopy_bandwidth=0, **{"x-pageferry-dead-peer-timeout": 60_000})
         except QmpClosed:
             pass  # it has ended: the source knows whether it may
         while (status := self.wait_source(PAUSED, *OVER)) == PAUSED:
@@ -254,6 +254,7 @@ class Run:
         self.one_runs()
         self.check_guest(self.source)
         self.check_events()
+        self.last_words = self.destination.errors()
         self.destination.close()
         self.source.wait_no_mover()
         self.counts["-- stayed"] += 1
@@ -334,7 +335,9 @@ def main():
         work = stack.enter_context(Workspace())
         run = Run(work, net, stack)
         begin = time.monotonic()
-        run.migration(random.Random(0), 0)  # without faults, in both directions: what the others are compared with
+        plain = run.migration(random.Random(0), 0)  # without faults: what the others are compared with
+        if not run.baseline:
+            sys.exit(f"a migration without faults {plain}: {run.source.migration()}\n{run.source.errors()}\n{run.last_words}")
         for number in [given.only] if given.only else range(1, given.count + 1):
             dice = random.Random(f"{given.seed} {number}")
             try:

@@ -13,6 +13,9 @@ using std::chrono::milliseconds;
 
 namespace {
 constexpr milliseconds accept_wait{500};
+// A source says Hello as soon as it is connected. Who says nothing must not keep one that waits behind it beyond its own
+// deadline.
+constexpr milliseconds hello_wait{5000};
 constexpr milliseconds farewell{200};
 constexpr milliseconds short_farewell{50};
 } // namespace
@@ -122,7 +125,7 @@ Result<std::optional<session::Hello>> Reception::next() {
         const std::lock_guard lock{mutex_};
         way_ = **way;
     }
-    auto first = inbox_->wait(config_.options.handshake);
+    auto first = inbox_->wait(std::min<milliseconds>(config_.options.handshake, hello_wait));
     if (!first || !*first) {
         return turn_away(first ? make_error(ErrorCode::timed_out, "wait for", "Hello", "the peer connected and said nothing")
                                : cause(first.error()));

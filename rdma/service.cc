@@ -18,11 +18,6 @@ using std::chrono::milliseconds;
 namespace {
 
 constexpr std::uint64_t sent_mark = 1ULL << 32; // in wr_id: a send; else a receive, of that slot
-constexpr std::size_t requests_ahead = 8;       // unanswered at once, of max_requests
-
-int local_access(std::uint32_t rights) {
-    return (rights & PF_MEMORY_PULL_TARGET) != 0 ? IBV_ACCESS_LOCAL_WRITE : 0;
-}
 
 } // namespace
 
@@ -177,126 +172,6 @@ void Service::take_work() {
     }
 }
 
-Result<void> Service::register_memory(const Wanted& wanted, Urgency urgency) {
-    const auto done = [this, wanted](Result<MemoryRegion> region, std::uint64_t round) {
-        {
-            const std::scoped_lock lock{mutex_};
-            finished_.push_back(Finished{.wanted = wanted, .round = round, .region = std::move(region)});
-        }
-        kick();
-    };
-    return registrar_.add({.address = wanted.address,
-                           .length = wanted.length,
-                           .access = wanted.access,
-                           .for_peer = wanted.for_peer,
-                           .number = wanted.number,
-                           .done = done},
-                          urgency);
-}
-
-void Service::begin(const Region& region, Urgency urgency) {
-    if (region.local_asked) {
-        hurry(region);
-    } else if (register_local(region, urgency) && !region.remote_asked) {
-        to_ask_[static_cast<std::size_t>(urgency)].push_back(region);
-    }
-}
-
-void Service::hurry(const Region& region) {
-    registrar_.hurry(region.number);
-    for (const Urgency urgency : {Urgency::soon, Urgency::later}) {
-        auto& waiting = to_ask_[static_cast<std::size_t>(urgency)];
-        if (const auto found = std::ranges::find(waiting, region.number, &Region::number); found != waiting.end()) {
-            to_ask_[static_cast<std::size_t>(Urgency::now)].push_back(*found);
-            waiting.erase(found);
-            return;
-        }
-    }
-}
-
-bool Service::register_local(const Region& region, Urgency urgency) {
-    auto begun = register_memory(
-        {.address = region.address, .length = region.length, .access = local_access(region.access), .number = region.number},
-        urgency);
-    if (!begun) {
-        end_now(Fault{.error = std::move(begun.error())});
-    }
-    return begun.has_value();
-}
-
-// Few are asked for at once that no fault waits for: one that comes then finds the peer with little to do before it.
-void Service::ask() {
-    for (const Urgency urgency : {Urgency::now, Urgency::soon, Urgency::later}) {
-        auto& waiting = to_ask_[static_cast<std::size_t>(urgency)];
-        const bool fault = urgency == Urgency::now;
-        while (!waiting.empty() && asked_ < (fault ? max_requests : requests_ahead)) {
-            answered_at_ = asked_ == 0 ? Clock::now() : answered_at_;
-            const Region region = waiting.front();
-            waiting.pop_front();
-            ++asked_;
-            send({.type = ServiceMessage::Type::ask,
-                  .status = fault ? fault_waits : std::uint16_t{PF_OK},
-                  .number = region.number,
-                  .block = region.block,
-                  .offset = region.offset,
-                  .length = region.length});
-        }
-    }
-    flush();
-}
-
-void Service::finish(Finished& finished) {
-    if (finished.wanted.for_peer) {
-        finish_for_peer(finished);
-        return;
-    }
-    if (!finished.region) {
-        end_now(Fault{.error = std::move(finished.region.error())});
-        return;
-    }
-    if (const auto again = data_->region_local(finished.wanted.number, *finished.region, finished.round)) {
-        finished.region->reset(); // first: both together may be more than may be locked
-        register_local(*again, again->urgency);
-    }
-}
-
-void Service::finish_for_peer(Finished& finished) {
-    {
-        const std::scoped_lock lock{mutex_};
-        if (revoked_) {
-            return; // never told, and gone with `finished`
-        }
-    }
-    if (!finished.region) {
-        // What was pushed from is pinned for that, and counts once more for the peer's pulls: it is given back for them.
-        const bool room = finished.region.error().native == ENOMEM && data_->forget(registrar_.new_round());
-        if (room && register_memory(finished.wanted, Urgency::now)) {
-            return;
-        }
-        Fault fault{.error = std::move(finished.region.error())};
-        send({.type = ServiceMessage::Type::denied,
-              .status = static_cast<std::uint16_t>(fault.error.code),
-              .number = finished.wanted.number,
-              .native = static_cast<std::uint32_t>(fault.error.native)});
-        flush();
-        end_now(std::move(fault));
-        return;
-    }
-    const ibv_mr* const region = finished.region->get();
-    const ServiceMessage answer{.type = ServiceMessage::Type::registered,
-                                .number = finished.wanted.number,
-                                .address = reinterpret_cast<std::uintptr_t>(region->addr),
-                                .key = region->rkey};
-    {
-        const std::scoped_lock lock{mutex_};
-        if (revoked_) {
-            return;
-        }
-        for_peer_.push_back(std::move(*finished.region));
-    }
-    send(answer);
-}
-
 // --- the service lane
 
 void Service::drain() {
@@ -355,6 +230,69 @@ void Service::handle(const ibv_wc& completion) {
         return;
     }
     message(*said);
+}
+
+void Service::message(const ServiceMessage& message) {
+    switch (message.type) {
+    case ServiceMessage::Type::ask: {
+        bool there = false;
+        {
+            const std::scoped_lock lock{mutex_};
+            there = table_ != nullptr;
+            if (!there && held_.size() < max_requests) {
+                held_.push_back(message);
+                return;
+            }
+        }
+        if (there) {
+            answer(message);
+        } else {
+            Error error = make_error(ErrorCode::protocol, "register memory", lane_.name.title,
+                                     "the peer asks for more regions at once than it may");
+            error.peer = lane_.name.peer;
+            end_now(Fault{.error = std::move(error), .lane = lane_.name.number});
+        }
+        return;
+    }
+    case ServiceMessage::Type::registered:
+        asked_ -= asked_ > 0 ? 1 : 0;
+        answered_at_ = Clock::now();
+        data_->region_remote(message.number, message.address, message.key);
+        return;
+    case ServiceMessage::Type::denied: {
+        asked_ -= asked_ > 0 ? 1 : 0;
+        answered_at_ = Clock::now();
+        const auto region = data_->region(message.number);
+        const bool known = message.status > PF_AGAIN && message.status <= PF_INTERNAL;
+        Error error = make_error(known ? static_cast<ErrorCode>(message.status) : ErrorCode::refused, "register memory",
+                                 region ? std::to_string(region->length) + " bytes of RAM block " +
+                                              std::to_string(region->block) + " at " + std::to_string(region->offset)
+                                        : "a region",
+                                 "the peer could not register it, or does not allow it", "look into the peer's log");
+        error.peer = lane_.name.peer;
+        error.native = static_cast<int>(message.native);
+        end_now(Fault{.error = std::move(error), .lane = lane_.name.number});
+        return;
+    }
+    case ServiceMessage::Type::fenced: data_->fenced(message.number); return;
+    }
+}
+
+// A fence is there when the requests of all its lanes have come.
+void Service::fence_arrived(std::uint32_t immediate) {
+    const std::uint32_t number = immediate >> 8U;
+    const std::uint32_t lanes = immediate & 0xffU;
+    if (lanes == 0 || (!fences_.contains(number) && fences_.size() >= max_fences)) {
+        Error error = make_error(ErrorCode::protocol, "fence", "bulk lanes", "the peer sent a fence that is none");
+        error.peer = lane_.name.peer;
+        end_now(Fault{.error = std::move(error)});
+        return;
+    }
+    std::uint32_t& left = fences_.try_emplace(number, lanes).first->second;
+    if (--left == 0) {
+        fences_.erase(number);
+        send({.type = ServiceMessage::Type::fenced, .number = number});
+    }
 }
 
 void Service::send(const ServiceMessage& message) {

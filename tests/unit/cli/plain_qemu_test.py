@@ -186,29 +186,6 @@ class PlainQemu(unittest.TestCase):
         self.assertEqual(process.returncode, code, (told, said))
         return said
 
-    def test_postcopy_is_paused_and_recovered(self):
-        destination = self.start_postcopy_destination()
-        process, told = self.in_postcopy("--postcopy")
-        self.assertIn("postcopy", told[-1])
-        limit = time.monotonic() + 60  # the destination comes to it by itself
-        while self.objects(self.run_command("status", "--qmp", destination, "--json").stdout)[0]["status"] != "postcopy-active":
-            self.assertLess(time.monotonic(), limit, "the destination does not come to postcopy-active")
-        self.run_command("pause", "--qmp", destination)
-        said = self.end(process, told, 6)
-        self.assertIn("pageferry recover --qmp", said)
-        self.assertIn(self.uri, said)
-        self.assertEqual([o["status"] for o in told if o["type"] == "state"], ["setup", "active", "postcopy-active", "postcopy-paused"])
-        self.assertEqual([o["status"] for o in told[-1]["history"]], ["setup", "active", "postcopy-active", "postcopy-paused"])
-        status = self.run_command("status", "--qmp", destination, "--json").stdout
-        self.assertEqual(self.objects(status)[0]["status"], "postcopy-paused")
-        self.run_command("pause", "--qmp", self.source + ".", code=3)
-        self.uri = f"tcp:127.0.0.1:{free_port()}"
-        done = self.run_command("recover", "--qmp", destination, self.uri)  # found out to be a destination
-        self.assertIn("listens at", done.stderr)
-        done = self.run_command("recover", "--qmp", self.source, "--max-postcopy-bandwidth", "0", self.uri)
-        self.assertEqual(self.objects(done.stdout)[-1]["status"], "completed")
-        self.assertIn("Cannot resume", self.run_command("recover", "--qmp", self.source, self.uri, code=7).stderr)
-
     def test_interrupt_in_postcopy_only_leaves(self):
         self.start_postcopy_destination()
         process, told = self.in_postcopy("--postcopy=0.1")

@@ -87,7 +87,7 @@ class Limits(Case):
         vm = self.start("vm")
         before = vm.qmp.execute("query-migrate-capabilities")
         names = {one["capability"] for one in before}
-        for name in ("xbzrle", "postcopy-ram", "auto-converge", "zero-copy-send", "background-snapshot", "x-ignore-shared"):
+        for name in ("xbzrle", "auto-converge", "zero-copy-send", "background-snapshot", "x-ignore-shared"):
             self.assertIn(name, names)
             self.refused(vm, "migrate-set-capabilities", f"Pageferry does not implement the capability '{name}'",
                          capabilities=[{"capability": "return-path", "state": True}, {"capability": name, "state": True}])

@@ -319,16 +319,13 @@ Result<void> Destination::receive_guest() {
                 relay_->hold();
             }
             if (receiver_) {
-                receiver_->pages().receive_all();
+                receiver_->begin();
             }
-        } else if (const auto* without = std::get_if<session::Missing>(&message);
-                   without != nullptr && switchover_ && !postcopy_ && receiver_) {
-            PAGEFERRY_TRY(missing(*without));
         } else if (const auto* final = std::get_if<session::RamFinal>(&message);
                    final != nullptr && switchover_ && relay_ && !loaded_) {
             PAGEFERRY_TRY(load(*final));
-        } else if (const auto* limit = std::get_if<session::PullLimit>(&message); limit != nullptr && switchover_ && receiver_) {
-            receiver_->limit(limit->bytes_per_second);
+        } else if (about_pulls(message) && switchover_ && receiver_) {
+            PAGEFERRY_TRY(note(message));
         } else if (const auto* permit = std::get_if<session::Permit>(&message); permit != nullptr && loaded_) {
             PAGEFERRY_TRY(run_guest(permit->running));
             if (!postcopy_) {
@@ -392,11 +389,10 @@ Result<void> Destination::load(const session::RamFinal& final) {
             return std::unexpected(message.error());
         }
         if (*message) {
-            const auto* limit = std::get_if<session::PullLimit>(&**message);
-            if (limit == nullptr || !postcopy_) {
+            if (!about_pulls(**message) || !postcopy_) {
                 return std::unexpected(unexpected_message(**message, "load device state"));
             }
-            receiver_->limit(limit->bytes_per_second);
+            PAGEFERRY_TRY(note(**message));
         }
         if (postcopy_) {
             if (auto error = receiver_->error()) {
@@ -441,7 +437,7 @@ Result<void> Destination::finish(const session::Message& last_word) {
         if (!goodbye) {
             return std::unexpected(goodbye.error());
         }
-        if (std::holds_alternative<session::PullLimit>(*goodbye)) {
+        if (about_pulls(*goodbye)) {
             continue; // it was under way
         }
         settled_ = std::holds_alternative<session::Goodbye>(*goodbye);

@@ -95,7 +95,10 @@ private:
     Result<void> discard(const transport::session::Discard& message);
     Result<void> receive_guest();
     Result<void> device_state(std::vector<std::byte> bytes);
-    Result<void> missing(const transport::session::Missing& message);
+    // How fast it may pull, what it has.
+    static bool about_pulls(const transport::session::Message& message);
+    Result<void> note(const transport::session::Message& about_pulls);
+    Result<void> delivered(const transport::session::Delivered& message);
     Result<void> start_pulling();
     void pull();
     Result<void> load(const transport::session::RamFinal& final);

@@ -3,7 +3,7 @@
 #include "engine/destination.h"
 #include "engine/peer.h"
 
-#include <bit>
+#include <string>
 
 namespace pageferry::engine {
 
@@ -16,38 +16,47 @@ namespace {
 constexpr milliseconds progress_interval{200};
 constexpr milliseconds revoke_timeout{10'000};
 
-Error out_of_place(const session::Missing& message, const std::string& reason) {
-    return make_error(ErrorCode::protocol, "read Missing", "block " + std::to_string(message.block), reason);
+Error out_of_place(const session::Delivered& message, const std::string& reason) {
+    return make_error(ErrorCode::protocol, "read Delivered",
+                      "block " + std::to_string(message.block) + ", page " + std::to_string(message.first_page), reason);
 }
 } // namespace
 
-Result<void> Destination::missing(const session::Missing& message) {
+bool Destination::about_pulls(const session::Message& message) {
+    return std::holds_alternative<session::PullLimit>(message) || std::holds_alternative<session::Delivered>(message);
+}
+
+Result<void> Destination::note(const session::Message& about_pulls) {
+    if (const auto* limit = std::get_if<session::PullLimit>(&about_pulls)) {
+        receiver_->limit(limit->bytes_per_second);
+        return {};
+    }
+    return delivered(std::get<session::Delivered>(about_pulls));
+}
+
+// All of it is looked at before any of it counts.
+Result<void> Destination::delivered(const session::Delivered& message) {
     if (message.block >= blocks_.size()) {
         return std::unexpected(out_of_place(message, "no such block"));
     }
-    const auto& block = *blocks_[message.block];
-    const auto local = static_cast<std::size_t>(&block - config_.blocks.data());
-    // All of it is looked at before any of it counts.
-    for (std::size_t word = 0; word < message.words.size(); ++word) {
-        if (message.words[word] == 0) {
-            continue;
-        }
-        const std::uint64_t from = 64 * word;
-        const auto width = static_cast<std::uint64_t>(std::bit_width(message.words[word]));
-        if (message.first_page >= block.pages() || from + width > block.pages() - message.first_page) {
-            return std::unexpected(out_of_place(message, "a page of the 64 from " + std::to_string(message.first_page) + " + " +
-                                                             std::to_string(from) + " is beyond its end"));
-        }
+    const auto local = static_cast<std::size_t>(blocks_[message.block] - config_.blocks.data());
+    if (message.first_page != receiver_->known(local)) {
+        return std::unexpected(out_of_place(message, "told before are " + std::to_string(receiver_->known(local)) + " pages"));
     }
-    for (std::size_t word = 0; word < message.words.size(); ++word) {
-        for (std::uint64_t bits = message.words[word]; bits != 0;) {
-            const auto first = static_cast<unsigned>(std::countr_zero(bits));
-            const auto count = static_cast<unsigned>(std::countr_one(bits >> first));
-            receiver_->pages().missing_run(local, {.first = message.first_page + (64 * word) + first, .count = count});
-            bits = first + count == 64 ? 0 : bits >> (first + count) << (first + count);
-        }
+    const std::uint64_t left = blocks_[message.block]->pages() - message.first_page;
+    // Parts but for the last of a block are whole words.
+    if (message.pages == 0 || message.pages > left || (message.pages != left && message.pages % 64 != 0)) {
+        return std::unexpected(out_of_place(message, std::to_string(message.pages) + " pages, the block has " +
+                                                         std::to_string(left) + " from there on"));
     }
-    return {};
+    const std::uint64_t beyond = message.pages % 64; // of the last word
+    const bool fits = message.words.empty() ||
+                      (message.words.size() == (message.pages + 63) / 64 && (beyond == 0 || message.words.back() >> beyond == 0));
+    if (!fits) {
+        return std::unexpected(out_of_place(message, std::to_string(message.words.size()) + " words do not fit " +
+                                                         std::to_string(message.pages) + " pages"));
+    }
+    return receiver_->delivered(local, message.pages, message.words);
 }
 
 // From here on the source pushes nothing, and what is missing is pulled. Faults are served before device state is loaded, for
@@ -84,11 +93,10 @@ Result<void> Destination::pull_the_rest() {
             return std::unexpected(message.error());
         }
         if (*message) {
-            const auto* limit = std::get_if<session::PullLimit>(&**message);
-            if (limit == nullptr) {
+            if (!about_pulls(**message)) {
                 return std::unexpected(unexpected_message(**message, "pull pages"));
             }
-            receiver_->limit(limit->bytes_per_second);
+            PAGEFERRY_TRY(note(**message));
         }
         if (auto error = receiver_->error()) {
             return std::unexpected(*error);
@@ -121,6 +129,7 @@ Result<void> Destination::settle() {
         }
     }
     if (postcopy_ && !receiver_->complete()) {
+        receiver_->know_all();
         pull();
     }
     if (!ran_) {

@@ -44,8 +44,9 @@ std::optional<memory::BlockExtent> PendingPages::take(std::uint64_t limit) {
     return std::nullopt;
 }
 
-std::size_t PendingPages::words(std::size_t block) const {
-    return memory::Bitmap::words_for(blocks_[block].bitmap.pages());
+bool PendingPages::all(std::size_t block, memory::PageRun run) const {
+    const auto other = blocks_[block].bitmap.next_clear_run(run.first, 1);
+    return !other || other->first >= run.first + run.count;
 }
 
 void PendingPages::copy_words(std::size_t block, std::size_t first, std::span<std::uint64_t> words) const {

@@ -24,11 +24,11 @@ public:
     // The next run of pending pages, at most `limit` bytes (but at least one page) long; none: nothing is pending.
     std::optional<memory::BlockExtent> take(std::uint64_t limit);
 
+    // Whether every page of the run is pending.
+    [[nodiscard]] bool all(std::size_t block, memory::PageRun run) const;
     // Pending pages as bits: bit N of the word at `first` + W is page 64 * (first + W) + N.
-    [[nodiscard]] std::size_t words(std::size_t block) const;
     void copy_words(std::size_t block, std::size_t first, std::span<std::uint64_t> words) const;
 
-    [[nodiscard]] std::size_t blocks() const { return blocks_.size(); }
     [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
     [[nodiscard]] bool empty() const { return bytes_ == 0; }
 

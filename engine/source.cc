@@ -231,11 +231,7 @@ Result<void> Source::collect() {
     const auto collected = config_.tracker->collect(dirty_);
     pending_.add(dirty_); // also on failure: what was made clean must not be lost
     PAGEFERRY_TRY(collected);
-    // After the look at the pages: one that was discarded and written again is dirty, and its discard was counted before it was
-    // written. One that is discarded later will be dirty again, and is for the next look.
-    if (discards_ && discards_->anything()) {
-        PAGEFERRY_TRY(peer_.connection().memory_replaced());
-    }
+    PAGEFERRY_TRY(note_discards());
     const auto now = steady_clock::now();
     const double seconds = std::chrono::duration<double>(now - std::exchange(last_collect_, now)).count();
     if (seconds > 0) {
@@ -244,6 +240,12 @@ Result<void> Source::collect() {
     }
     progress_.ram_remaining = pending_.bytes();
     return {};
+}
+
+// After the look at the pages: one that was discarded and written again is dirty, and its discard was counted before it was
+// written. One that is discarded later will be dirty again, and is for the next look.
+Result<void> Source::note_discards() {
+    return discards_ && discards_->anything() ? peer_.connection().memory_replaced() : Result<void>{};
 }
 
 // The guest still runs while the hypervisor saves what it can of it: what it writes goes now, or the rest would be more than was
@@ -319,11 +321,11 @@ Result<void> Source::switchover() {
     PAGEFERRY_TRY(machine_.transition(statemachine::Status::device, why));
     PAGEFERRY_TRY(guest_.finish_device_save());
     PAGEFERRY_TRY(relay_->drain(peer_.config().options.dead_peer));
-    // Saving device state may have written guest RAM: one more scan after it, and a fence behind everything.
-    PAGEFERRY_TRY(collect());
     if (postcopy_) {
-        PAGEFERRY_TRY(send_missing());
+        PAGEFERRY_TRY(end_precopy());
     } else {
+        // Saving device state may have written guest RAM: one more scan after it, and a fence behind everything.
+        PAGEFERRY_TRY(collect());
         PAGEFERRY_TRY(round(false));
     }
     PAGEFERRY_TRY(peer_.send(session::RamFinal{.device_state_bytes = relay_->bytes_read(), .postcopy = postcopy_}));
@@ -331,20 +333,18 @@ Result<void> Source::switchover() {
                      : Result<void>{};
 }
 
-// What the destination has to pull: all that is pending now. What was pushed has landed, each push behind its own fence.
-Result<void> Source::send_missing() {
-    for (std::size_t block = 0; block < pending_.blocks(); ++block) {
-        const std::size_t words = pending_.words(block);
-        for (std::size_t first = 0; first < words; first += session::max_words) {
-            session::Missing missing{.block = static_cast<std::uint32_t>(block), .first_page = first * 64, .words = {}};
-            missing.words.resize(std::min(session::max_words, words - first));
-            pending_.copy_words(block, first, missing.words);
-            if (std::ranges::any_of(missing.words, [](std::uint64_t word) { return word != 0; })) {
-                PAGEFERRY_TRY(peer_.send(missing));
-            }
-        }
+// What was pushed has landed, each push behind its own fence, and saving device state may have written guest RAM: what of it is
+// stale is looked for from here on.
+Result<void> Source::end_precopy() {
+    PAGEFERRY_TRY(note_discards());
+    delivered_.emplace(config_.blocks, *config_.tracker, pending_, peer_, config_.telling);
+    PAGEFERRY_TRY(delivered_->tell_while_stopped());
+    progress_.ram_remaining = pending_.bytes();
+    PAGEFERRY_TRY(service_.tell_limit());
+    if (!delivered_->all_told()) {
+        service_.go_on_telling(*delivered_);
     }
-    return service_.tell_limit();
+    return {};
 }
 
 Result<void> Source::hand_over() {

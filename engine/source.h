@@ -43,6 +43,7 @@ struct SourceConfig {
     ControlPage* page = nullptr; // outlives the source
     // Outlive the source. nullptr: nobody counts discards, so peer.no_pinning is to be set where there may be any.
     const DiscardCounters* discards = nullptr;
+    Telling telling{};
 };
 
 class Source {
@@ -72,7 +73,8 @@ private:
     Result<void> round(bool paced);
     Result<void> switchover();
     Result<void> wait_until_stopped();
-    Result<void> send_missing();
+    Result<void> end_precopy();
+    Result<void> note_discards();
     Result<void> hand_over();
     [[nodiscard]] bool in_postcopy() const { return config_.postcopy && postcopy_asked_; }
     void finish(const Error& error);
@@ -89,6 +91,7 @@ private:
     std::optional<transport::session::DataExtents> first_extents_; // the destination's, of which more come
     std::optional<DiscardWatch> discards_;                         // from before anything was registered
     PendingPages pending_;
+    std::optional<DeliveredPages> delivered_;
     Convergence convergence_;
     std::vector<memory::BlockExtent> dirty_; // of one round; kept for its memory
     std::uint64_t round_ = 0;

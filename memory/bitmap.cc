@@ -65,12 +65,26 @@ std::uint64_t Bitmap::word(std::size_t number) const {
     return number < words_for(pages_) ? words_[number].load(std::memory_order_acquire) : 0;
 }
 
+// The owner's memory may have anything in the bits after the last page.
+std::uint64_t Bitmap::valid_in_word(std::size_t number) const {
+    return number < words_for(pages_) ? mask(0, std::min(word_bits, pages_ - number * word_bits)) : 0;
+}
+
+std::uint64_t Bitmap::set_in_word(std::size_t number, std::uint64_t bits) {
+    bits &= valid_in_word(number);
+    return bits == 0 ? 0 : bits & ~words_[number].fetch_or(bits, std::memory_order_acq_rel);
+}
+
+std::uint64_t Bitmap::clear_in_word(std::size_t number, std::uint64_t bits) {
+    bits &= valid_in_word(number);
+    return bits == 0 ? 0 : bits & words_[number].fetch_and(~bits, std::memory_order_acq_rel);
+}
+
 std::uint64_t Bitmap::count() const {
     std::uint64_t total = 0;
-    for (std::uint64_t page = 0; page < pages_; page += word_bits) {
-        // The owner's memory may have anything in the bits after the last page.
-        const std::uint64_t valid = mask(0, std::min(word_bits, pages_ - page));
-        total += static_cast<std::uint64_t>(std::popcount(words_[page / word_bits].load(std::memory_order_acquire) & valid));
+    for (std::size_t number = 0; number < words_for(pages_); ++number) {
+        const std::uint64_t set = words_[number].load(std::memory_order_acquire) & valid_in_word(number);
+        total += static_cast<std::uint64_t>(std::popcount(set));
     }
     return total;
 }

@@ -39,12 +39,16 @@ public:
     std::uint64_t set_run(PageRun run);
     std::uint64_t clear_run(PageRun run);
     [[nodiscard]] std::uint64_t word(std::size_t number) const; // pages 64 * number and on; 0 beyond the end
-    [[nodiscard]] std::uint64_t count() const;                  // set bits
+    // Sets (clears) these bits of a word; returns those that changed.
+    std::uint64_t set_in_word(std::size_t number, std::uint64_t bits);
+    std::uint64_t clear_in_word(std::size_t number, std::uint64_t bits);
+    [[nodiscard]] std::uint64_t count() const; // set bits
     // The first run of set (clear) bits at or after `from`, at most `limit` pages long; nothing if there is none or `limit` is 0.
     [[nodiscard]] std::optional<PageRun> next_set_run(std::uint64_t from, std::uint64_t limit) const;
     [[nodiscard]] std::optional<PageRun> next_clear_run(std::uint64_t from, std::uint64_t limit) const;
 
 private:
+    [[nodiscard]] std::uint64_t valid_in_word(std::size_t number) const;
     [[nodiscard]] std::uint64_t find(std::uint64_t from, std::uint64_t end, bool value) const;
     [[nodiscard]] std::optional<PageRun> next_run(std::uint64_t from, std::uint64_t limit, bool value) const;
     template <class Change>

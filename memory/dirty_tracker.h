@@ -43,6 +43,10 @@ public:
     // pages after the call, not before. Extents are sorted by block and offset, and merged. On failure what had been made clean
     // is returned all the same, so that nothing is lost.
     virtual Result<void> collect(std::vector<BlockExtent>& dirty) = 0;
+    // The same for a part of one block, which begins and ends with a page.
+    virtual Result<void> collect_part(std::size_t block, Extent part, std::vector<BlockExtent>& dirty) = 0;
+    // Whether a look at a part is less work than one at the whole block.
+    [[nodiscard]] virtual bool cheap_in_parts() const = 0;
     // Bytes that collect() would return now; cleans nothing.
     virtual Result<std::uint64_t> estimate() = 0;
     // Gives the guest's mappings back as they were. Safe to call twice.

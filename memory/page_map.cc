@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include <bit>
 #include <cerrno>
 #include <string>
 #include <utility>
@@ -108,18 +109,20 @@ std::uint64_t PageMap::received_run(std::size_t block, PageRun run) {
     return fresh;
 }
 
-void PageMap::receive_all() {
+std::uint64_t PageMap::received_in_word(std::size_t block, std::size_t word, std::uint64_t bits) {
+    Mapping::Block& in = mapping_->blocks[block];
+    const auto fresh = static_cast<std::uint64_t>(std::popcount(in.received.set_in_word(word, bits)));
+    mapping_->missing.fetch_sub(fresh * in.page_size, std::memory_order_relaxed);
+    return in.wanted.clear_in_word(word, bits); // after the received bits, as above
+}
+
+void PageMap::clear() {
     for (Mapping::Block& block : mapping_->blocks) {
         const PageRun all{.first = 0, .count = block.received.pages()};
-        block.received.set_run(all);
+        block.received.clear_run(all);
         block.wanted.clear_run(all);
     }
     mapping_->count();
-}
-
-void PageMap::missing_run(std::size_t block, PageRun run) {
-    Mapping::Block& in = mapping_->blocks[block];
-    mapping_->missing.fetch_add(in.received.clear_run(run) * in.page_size, std::memory_order_relaxed);
 }
 
 std::uint64_t PageMap::missing_bytes() const {

@@ -42,10 +42,11 @@ public:
 
     // Marks them received and no longer wanted; those that were new count. The data is there already.
     std::uint64_t received_run(std::size_t block, PageRun run);
-    // At the beginning of a postcopy alone: all is received but what is then taken back by missing_run().
-    void receive_all();
-    void missing_run(std::size_t block, PageRun run);
-    // Bytes not received; counted once at map(), receive_all(), then kept.
+    // The same for these pages of 64: bit N is page 64 * word + N. Those that somebody waited for are returned.
+    std::uint64_t received_in_word(std::size_t block, std::size_t word, std::uint64_t bits);
+    // At the beginning of a postcopy alone: nothing is received.
+    void clear();
+    // Bytes not received; counted once at map() and clear(), then kept.
     [[nodiscard]] std::uint64_t missing_bytes() const;
 
 private:

@@ -21,6 +21,9 @@ public:
     [[nodiscard]] std::string name() const override { return "soft-dirty"; }
     Result<void> start(std::span<const RamBlock* const> blocks) override;
     Result<void> collect(std::vector<BlockExtent>& dirty) override;
+    Result<void> collect_part(std::size_t index, Extent part, std::vector<BlockExtent>& dirty) override;
+    // Where a block's file has data is asked for the whole block: the kernel looks for the end of data page by page.
+    [[nodiscard]] bool cheap_in_parts() const override { return false; }
     Result<std::uint64_t> estimate() override;
     void stop() override { blocks_.clear(); }
 
@@ -86,17 +89,29 @@ Result<void> SoftDirtyTracker::collect_extent(std::size_t index, Extent extent, 
 }
 
 Result<void> SoftDirtyTracker::collect(std::vector<BlockExtent>& dirty) {
-    const std::size_t first = dirty.size();
     for (std::size_t index = 0; index < blocks_.size(); ++index) {
-        // A hole has nothing to send. Pages filled after this look are seen by the next collect().
-        const auto extents = data_extents(*blocks_[index]);
-        if (!extents) {
-            return std::unexpected(extents.error());
+        if (auto collected = collect_part(index, {.offset = 0, .length = blocks_[index]->info().length}, dirty); !collected) {
+            return collected;
         }
-        for (const Extent& extent : *extents) {
-            if (auto collected = collect_extent(index, extent, first, dirty); !collected) {
-                return collected;
-            }
+    }
+    return {};
+}
+
+Result<void> SoftDirtyTracker::collect_part(std::size_t index, Extent part, std::vector<BlockExtent>& dirty) {
+    const std::size_t first = dirty.size();
+    // A hole has nothing to send. Pages filled after this look are seen by the next collect().
+    const auto extents = data_extents(*blocks_[index]);
+    if (!extents) {
+        return std::unexpected(extents.error());
+    }
+    for (const Extent& extent : *extents) {
+        const std::uint64_t begin = std::max(extent.offset, part.offset);
+        const std::uint64_t end = std::min(extent.offset + extent.length, part.offset + part.length);
+        if (begin >= end) {
+            continue;
+        }
+        if (auto collected = collect_extent(index, {.offset = begin, .length = end - begin}, first, dirty); !collected) {
+            return collected;
         }
     }
     return {};

@@ -28,6 +28,8 @@ public:
     [[nodiscard]] std::string name() const override { return "uffd-wp-async"; }
     Result<void> start(std::span<const RamBlock* const> blocks) override;
     Result<void> collect(std::vector<BlockExtent>& dirty) override;
+    Result<void> collect_part(std::size_t index, Extent part, std::vector<BlockExtent>& dirty) override;
+    [[nodiscard]] bool cheap_in_parts() const override { return true; }
     Result<std::uint64_t> estimate() override;
     void stop() override { release(); }
 
@@ -35,7 +37,6 @@ private:
     Result<void> handshake();
     Result<void> start_block(const TrackedBlock& block);
     Result<void> write_protect(const TrackedBlock& block, AddressRange range);
-    Result<void> collect_block(std::size_t index, std::vector<BlockExtent>& dirty);
     [[nodiscard]] Error failed(int number, std::string operation, const TrackedBlock& block, std::string remedy = {}) const;
     [[nodiscard]] BlockExtent told(std::size_t index, AddressRange found) const {
         return {.block = index, .extent = {.offset = found.start - blocks_[index].range.start, .length = found.length()}};
@@ -141,8 +142,9 @@ Result<void> UffdTracker::write_protect(const TrackedBlock& block, AddressRange 
     return {};
 }
 
-Result<void> UffdTracker::collect_block(std::size_t index, std::vector<BlockExtent>& dirty) {
+Result<void> UffdTracker::collect_part(std::size_t index, Extent part, std::vector<BlockExtent>& dirty) {
     const TrackedBlock& block = blocks_[index];
+    const AddressRange range{.start = block.range.start + part.offset, .end = block.range.start + part.offset + part.length};
     const std::size_t first = dirty.size();
     // Scan, then protect exactly what came back, then tell. Ranges that nearly meet are not joined: a page between them that is
     // written after the scan would be made clean without being told.
@@ -152,10 +154,10 @@ Result<void> UffdTracker::collect_block(std::size_t index, std::vector<BlockExte
         append_dirty(dirty, first, told(index, found));
         return made_clean;
     };
-    auto scanned = scanner_.each(block.range, written, take);
+    auto scanned = scanner_.each(range, written, take);
     if (scanned && may_hide_dropped(block)) {
         const std::size_t before = dirty.size();
-        scanned = scanner_.each(block.range, dropped, [&](AddressRange found) {
+        scanned = scanner_.each(range, dropped, [&](AddressRange found) {
             auto made_clean = write_protect(block, found);
             append_dirty(dirty, before, told(index, found));
             return made_clean;
@@ -169,7 +171,8 @@ Result<void> UffdTracker::collect_block(std::size_t index, std::vector<BlockExte
 
 Result<void> UffdTracker::collect(std::vector<BlockExtent>& dirty) {
     for (std::size_t index = 0; index < blocks_.size(); ++index) {
-        if (auto collected = collect_block(index, dirty); !collected) {
+        const Extent whole{.offset = 0, .length = blocks_[index].range.length()};
+        if (auto collected = collect_part(index, whole, dirty); !collected) {
             return collected;
         }
     }

@@ -1,6 +1,7 @@
 #include "engine/postcopy/page_receiver.h"
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 namespace pageferry::engine {
@@ -14,7 +15,7 @@ constexpr std::uint64_t prepared_together = 2ULL << 20; // bytes: missing pages 
 PageReceiver::PageReceiver(std::span<const memory::RamBlock> blocks, PostcopyMeans means, ControlPage& page,
                            std::function<void()> changed)
     : blocks_(blocks), means_(std::move(means)), page_(page), changed_(std::move(changed)),
-      stats_(page.postcopy, means_.vcpu_threads), server_(target(), changed_) {}
+      stats_(page.postcopy, means_.vcpu_threads), server_(target(), changed_), known_(blocks.size(), 0) {}
 
 PageReceiver::~PageReceiver() {
     server_.stop();
@@ -58,37 +59,74 @@ Result<void> PageReceiver::take_over() {
     return {};
 }
 
-// For transports that register memory: what is missing, roughly, in the order in which it is pulled.
-void PageReceiver::prepare(transport::Connection& connection, const std::vector<std::uint32_t>& numbers) {
-    std::vector<pf_extent> extents;
+void PageReceiver::begin() {
+    means_.pages.clear();
+    known_.assign(blocks_.size(), 0);
+}
+
+void PageReceiver::know_all() {
     for (std::size_t block = 0; block < blocks_.size(); ++block) {
-        const auto& received = means_.pages.received(block);
-        const std::uint64_t page_size = means_.pages.page_size(block);
-        const std::uint64_t length = blocks_[block].info().length;
-        std::uint64_t from = 0;
-        while (const auto missing = received.next_clear_run(from, received.pages())) {
-            const std::uint64_t begin = missing->first * page_size / prepared_together * prepared_together;
-            const std::uint64_t end = std::min(((missing->first + missing->count) * page_size + prepared_together - 1) /
-                                                   prepared_together * prepared_together,
-                                               length);
-            extents.push_back(
-                pf_extent{.block = numbers[block], .reserved = 0, .offset = begin, .length = end - begin, .cookie = 0});
-            from = std::max(end / page_size, missing->first + missing->count);
-            if (extents.size() == prepared_at_once) {
-                std::ignore = connection.prepare(extents); // a hint: what is wrong shows at the pulls
-                extents.clear();
-            }
+        known_[block] = blocks_[block].pages();
+    }
+}
+
+// A page that a fault asked for meanwhile is on its way, and is not received before it is here: the guest could write to it, and
+// what comes would overwrite that.
+Result<void> PageReceiver::delivered(std::size_t block, std::uint64_t pages, std::span<const std::uint64_t> words) {
+    const memory::PageRun told{.first = known_[block], .count = pages};
+    for (std::size_t word = 0; word < words.size(); ++word) {
+        const std::size_t number = told.first / 64 + word;
+        const std::uint64_t here = puller_ ? puller_->claim_in_word(block, number, words[word]) : words[word];
+        for (std::uint64_t wanted = means_.pages.received_in_word(block, number, here); wanted != 0; wanted &= wanted - 1) {
+            const memory::PageRun page{.first = 64 * number + static_cast<unsigned>(std::countr_zero(wanted)), .count = 1};
+            PAGEFERRY_TRY(means_.faults.map(block, page));
+            stats_.ended(block, page, FaultStats::Clock::now());
+        }
+    }
+    known_[block] += pages;
+    page_.progress.ram_remaining = means_.pages.missing_bytes();
+    if (puller_) {
+        prepare(block, told);
+        puller_->know(block, known_[block]);
+    }
+    return {};
+}
+
+// For transports that register memory: what is missing, roughly, in the order in which it is pulled.
+void PageReceiver::prepare(std::size_t block, memory::PageRun run) {
+    std::vector<pf_extent> extents;
+    const auto& received = means_.pages.received(block);
+    const std::uint64_t page_size = means_.pages.page_size(block);
+    const std::uint64_t run_end = run.first + run.count;
+    std::uint64_t from = run.first;
+    while (const auto missing = received.next_clear_run(from, received.pages())) {
+        if (missing->first >= run_end) {
+            break;
+        }
+        const std::uint64_t last = std::min(missing->first + missing->count, run_end);
+        const std::uint64_t begin = missing->first * page_size / prepared_together * prepared_together;
+        const std::uint64_t end =
+            std::min((last * page_size + prepared_together - 1) / prepared_together * prepared_together, run_end * page_size);
+        extents.push_back(
+            pf_extent{.block = numbers_[block], .reserved = 0, .offset = begin, .length = end - begin, .cookie = 0});
+        from = std::max(end / page_size, last);
+        if (extents.size() == prepared_at_once) {
+            std::ignore = connection_->prepare(extents); // a hint: what is wrong shows at the pulls
+            extents.clear();
         }
     }
     if (!extents.empty()) {
-        std::ignore = connection.prepare(extents);
+        std::ignore = connection_->prepare(extents);
     }
 }
 
 void PageReceiver::connect(transport::Connection& connection, std::vector<std::uint32_t> numbers) {
-    prepare(connection, numbers);
-    puller_ =
-        std::make_unique<Puller>(target(), connection, std::move(numbers), limit_, changed_, [this] { server_.ask_again(); });
+    connection_ = &connection;
+    numbers_ = std::move(numbers);
+    for (std::size_t block = 0; block < blocks_.size(); ++block) {
+        prepare(block, {.first = 0, .count = known_[block]});
+    }
+    puller_ = std::make_unique<Puller>(target(), connection, numbers_, known_, limit_, changed_, [this] { server_.ask_again(); });
     server_.attach(*puller_);
 }
 
@@ -96,6 +134,7 @@ void PageReceiver::disconnect() {
     if (puller_) {
         server_.detach();
         puller_.reset();
+        connection_ = nullptr;
         stats_.paused();
     }
 }

@@ -39,12 +39,21 @@ public:
 
     [[nodiscard]] memory::PageMap& pages() { return means_.pages; }
 
+    // A postcopy may come: no page is received, as far as is known.
+    void begin();
+    // So many pages of the block from its beginning were spoken of by delivered().
+    [[nodiscard]] std::uint64_t known(std::size_t block) const { return known_[block]; }
+    // Of the next pages of the block: those in words, from the first on, are here already; no words: none.
+    Result<void> delivered(std::size_t block, std::uint64_t pages, std::span<const std::uint64_t> words);
+
     // Faults on the blocks that miss pages wait from here on; who has such a page mapped has to drop it afterwards.
     Result<void> arm();
     // Faults are served.
     void start();
     // Both, in the place of a process that died: also for those whose faults it had read and not served.
     Result<void> take_over();
+    // Of what was not spoken of nobody will speak any more: it is pulled.
+    void know_all();
     // Pulls over this connection, on which the memory was added; numbers: its number of each block.
     void connect(transport::Connection& connection, std::vector<std::uint32_t> numbers);
     // Before the connection goes: it is over or cancelled.
@@ -60,7 +69,7 @@ public:
 
 private:
     [[nodiscard]] PullTarget target();
-    void prepare(transport::Connection& connection, const std::vector<std::uint32_t>& numbers);
+    void prepare(std::size_t block, memory::PageRun run);
 
     std::span<const memory::RamBlock> blocks_;
     PostcopyMeans means_;
@@ -68,6 +77,9 @@ private:
     std::function<void()> changed_;
     FaultStats stats_;
     FaultServer server_;
+    std::vector<std::uint64_t> known_; // pages, by block
+    transport::Connection* connection_ = nullptr;
+    std::vector<std::uint32_t> numbers_;
     std::unique_ptr<Puller> puller_;
     std::uint64_t limit_ = 0;
     bool started_ = false;

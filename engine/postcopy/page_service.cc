@@ -25,7 +25,13 @@ Result<std::optional<session::Message>> PageService::next(milliseconds wait) {
     if (told_limit_) {
         PAGEFERRY_TRY(tell_limit());
     }
-    auto message = peer_.inbox().wait(std::min(wait, look));
+    auto message = peer_.inbox().wait(delivered_ != nullptr ? milliseconds{0} : std::min(wait, look));
+    if (message && !*message && delivered_ != nullptr) {
+        PAGEFERRY_TRY(delivered_->tell_part());
+        if (delivered_->all_told()) {
+            delivered_ = nullptr;
+        }
+    }
     if (message && *message) {
         if (const auto* progress = std::get_if<session::PullProgress>(&**message)) {
             page_.progress.ram_remaining = progress->missing;

@@ -1,11 +1,13 @@
 // The source in a postcopy: its RAM stands still, and the destination pulls what it needs, by the transport alone. What is left
-// to do here is to tell the destination how fast it may, to hear how far it has come, and to hear that it has everything.
+// to do here is to tell the destination what it has already and how fast it may pull, to hear how far it has come, and to hear
+// that it has everything.
 //
 // Threads: the engine's.
 #pragma once
 
 #include "engine/control_page.h"
 #include "engine/peer.h"
+#include "engine/postcopy/delivered_pages.h"
 #include "transport/session/messages.h"
 
 #include <chrono>
@@ -22,6 +24,8 @@ public:
 
     // Before the destination may begin to pull; from then on it is told of every change.
     Result<void> tell_limit();
+    // From here on the destination is told of what was not told yet, whenever there is no message of it. It outlives the service.
+    void go_on_telling(DeliveredPages& delivered) { delivered_ = &delivered; }
     // The next message that is not about pulls, which must be a T.
     template <class T>
     Result<T> expect(std::chrono::milliseconds timeout);
@@ -35,6 +39,7 @@ private:
     Peer& peer_;
     ControlPage& page_;
     std::optional<std::uint64_t> told_limit_;
+    DeliveredPages* delivered_ = nullptr; // none, or nothing of it is left
 };
 
 template <class T>

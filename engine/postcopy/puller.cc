@@ -17,15 +17,21 @@ constexpr std::uint64_t urgent_bit = std::uint64_t{1} << 63U;
 constexpr std::uint64_t page_mask = (std::uint64_t{1} << 48U) - 1;
 // One wait for completions. The transport's own deadline finds a dead peer, and the connection's cancel() ends it.
 constexpr milliseconds completion_wait{100};
+// And while the source still tells what it has delivered, for then there may be something to do that no completion tells of.
+constexpr milliseconds telling_wait{1};
 constexpr std::uint64_t extent_parts = 16; // of the window
 } // namespace
 
-Puller::Puller(PullTarget target, transport::Connection& connection, std::vector<std::uint32_t> numbers, std::uint64_t limit,
-               std::function<void()> ended, std::function<void()> retry)
+Puller::Puller(PullTarget target, transport::Connection& connection, std::vector<std::uint32_t> numbers,
+               std::span<const std::uint64_t> known, std::uint64_t limit, std::function<void()> ended,
+               std::function<void()> retry)
     : target_(target), connection_(connection), numbers_(std::move(numbers)), ended_(std::move(ended)), retry_(std::move(retry)),
-      limit_(limit), free_slots_(in_flight), rate_(target.page.progress.bandwidth) {
-    for (const auto& block : target_.blocks) {
-        claimed_.emplace_back(block.pages());
+      known_(known.size()), limit_(limit), free_slots_(in_flight), rate_(target.page.progress.bandwidth) {
+    for (std::size_t block = 0; block < known.size(); ++block) {
+        const std::uint64_t pages = target_.blocks[block].pages();
+        claimed_.emplace_back(pages);
+        known_[block] = known[block];
+        unknown_ += known[block] < pages ? 1 : 0;
     }
     std::iota(free_slots_.rbegin(), free_slots_.rend(), 0U); // NOLINT(modernize-use-ranges): GCC 12 has no std::ranges::iota
     target_.page.progress.bandwidth = 0;
@@ -103,6 +109,16 @@ void Puller::post_requests() {
     request_count_ = 0;
 }
 
+// --- of the engine's thread --------------------------------------------------------------------------------------------------
+
+void Puller::know(std::size_t block, std::uint64_t pages) {
+    known_[block].store(pages, std::memory_order_release); // behind the claims of claim_in_word()
+    all_taken_ = false;
+    if (pages == target_.blocks[block].pages()) {
+        --unknown_;
+    }
+}
+
 // --- of its own thread -------------------------------------------------------------------------------------------------------
 
 void Puller::run() {
@@ -112,7 +128,7 @@ void Puller::run() {
             fail(held.error());
             break;
         }
-        auto wait = completion_wait;
+        auto wait = unknown_.load(std::memory_order_relaxed) != 0 ? telling_wait : completion_wait;
         if (*held) {
             wait = std::min(wait, std::chrono::ceil<milliseconds>(pacer_.wait(rate_limit())));
         }
@@ -191,24 +207,26 @@ Result<void> Puller::post() {
     return {};
 }
 
-// The first run of pages at or after `from` that are neither here nor under way, now claimed; none: there is none in the block.
+// The first run of pages at or after `from` that are known to be neither here nor under way, now claimed; none: the block has
+// none.
 std::optional<memory::PageRun> Puller::claim(std::size_t block, std::uint64_t from, std::uint64_t most) {
     const auto& received = target_.pages.received(block);
     auto& claimed = claimed_[block];
+    const std::uint64_t known = known_[block].load(std::memory_order_acquire);
     for (;;) {
         const auto free = claimed.next_clear_run(from, most);
         if (!free) {
             return std::nullopt;
         }
         const auto missing = received.next_clear_run(free->first, most);
-        if (!missing) {
+        if (!missing || missing->first >= known) {
             return std::nullopt;
         }
         if (missing->first >= free->first + free->count) {
             from = missing->first; // the whole run is here already
             continue;
         }
-        const std::uint64_t end = std::min(missing->first + missing->count, free->first + free->count);
+        const std::uint64_t end = std::min({missing->first + missing->count, free->first + free->count, known});
         memory::PageRun run{.first = missing->first, .count = 0};
         while (run.first + run.count < end && claimed.set(run.first + run.count)) {
             ++run.count;

@@ -4,7 +4,8 @@
 // written since. When its data is there it is marked received, then mapped for the guest, in that order. What was under way when
 // the connection broke is not marked, so the next connection's puller pulls it again.
 //
-// In the background pages are taken from behind the latest fault on, then once around. As much is under way as the path needs to
+// In the background pages are taken from behind the latest fault on, then once around; only those of which it is known whether
+// precopy has delivered them (engine/postcopy/delivered_pages.h). As much is under way as the path needs to
 // be full, for a page that is wanted just then has to wait for it: PullWindow.
 //
 // Threads: its own ("pf-pulls") from the constructor on: background pulls, and all completions. request() and post_requests() by
@@ -27,6 +28,7 @@
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -39,11 +41,11 @@ public:
     static constexpr std::size_t in_flight = 256; // background pulls at once, few of them where pages lack in long runs
     static constexpr std::size_t batch = 16;      // pulls in one call
 
-    // numbers: the connection's number of each block. limit: as limit() sets it, from the first pull on. ended: called on the
-    // puller's thread when it has ended, with everything received or with an error; and when requests that found the queue full
-    // should be made again: see retry().
-    Puller(PullTarget target, transport::Connection& connection, std::vector<std::uint32_t> numbers, std::uint64_t limit,
-           std::function<void()> ended, std::function<void()> retry);
+    // numbers: the connection's number of each block. known: as know() tells it. limit: as limit() sets it, from the first pull
+    // on. ended: called on the puller's thread when it has ended, with everything received or with an error; and when requests
+    // that found the queue full should be made again: see retry().
+    Puller(PullTarget target, transport::Connection& connection, std::vector<std::uint32_t> numbers,
+           std::span<const std::uint64_t> known, std::uint64_t limit, std::function<void()> ended, std::function<void()> retry);
     ~Puller();
     Puller(const Puller&) = delete;
     Puller& operator=(const Puller&) = delete;
@@ -53,6 +55,13 @@ public:
     void post_requests();
     // Background pulls go on from here.
     void go_on_from(std::size_t block, std::uint64_t page) { hint_.store(cookie_of(block, page), std::memory_order_relaxed); }
+
+    // Of these pages of 64 (bit N is page 64 * word + N) those that are not claimed, now claimed: they are not pulled.
+    std::uint64_t claim_in_word(std::size_t block, std::size_t word, std::uint64_t bits) {
+        return claimed_[block].set_in_word(word, bits);
+    }
+    // So many pages of the block from its beginning are received, or to be pulled.
+    void know(std::size_t block, std::uint64_t pages);
 
     // Bytes per second of background pulls, as the source says; 0: none.
     void limit(std::uint64_t bytes_per_second) { limit_.store(bytes_per_second, std::memory_order_relaxed); }
@@ -85,7 +94,9 @@ private:
     std::vector<std::uint32_t> numbers_;
     std::function<void()> ended_;
     std::function<void()> retry_;
-    std::vector<memory::Bitmap> claimed_; // by block
+    std::vector<memory::Bitmap> claimed_;           // by block
+    std::vector<std::atomic<std::uint64_t>> known_; // pages, by block
+    std::atomic<std::size_t> unknown_{0};           // blocks of which not all is known
     std::atomic<std::uint64_t> hint_{no_hint};
     std::atomic<std::uint64_t> limit_{0};
     std::atomic<bool> full_{false};      // a request found the queue full

@@ -18,7 +18,7 @@ from qemu_pair import PATIENCE, Timeout
 
 GREETING, PREAMBLE, VERDICT, CONTROL_HEADER = 16, 64, 8, 8
 TYPES = ("Hello", "HelloReply", "RamTable", "DataExtents", "Discard", "DiscardDone", "RoundEnd", "DeviceState", "DeviceReturn", "Switchover",
-         "RamFinal", "DeviceLoaded", "Permit", "Running", "Goodbye", "Failure", "Heartbeat", "Missing", "PullLimit", "PullProgress", "Resume",
+         "RamFinal", "DeviceLoaded", "Permit", "Running", "Goodbye", "Failure", "Heartbeat", "Delivered", "PullLimit", "PullProgress", "Resume",
          "Received")  # numbered from 1, as in docs/protocol.md
 
 

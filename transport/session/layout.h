@@ -98,9 +98,9 @@ struct Kind<Heartbeat> {
 };
 
 template <>
-struct Kind<Missing> {
+struct Kind<Delivered> {
     static constexpr std::uint16_t type = 18;
-    static constexpr std::string_view name = "Missing";
+    static constexpr std::string_view name = "Delivered";
 };
 template <>
 struct Kind<PullLimit> {
@@ -241,10 +241,11 @@ void layout(Wire& wire, M& m) {
 }
 
 template <class Wire, class M>
-    requires Is<M, Missing>
+    requires Is<M, Delivered>
 void layout(Wire& wire, M& m) {
     wire.integer(m.block, "block number");
     wire.integer(m.first_page, "first page");
+    wire.integer(m.pages, "pages");
     wire.array(m.words, max_words, sizeof(std::uint64_t), "words",
                [](Wire& one, auto& word) { one.integer(word, "word of pages"); });
 }

@@ -13,7 +13,7 @@
 //   S RamFinal after the last fence: RAM and device state are complete → D loads → D DeviceLoaded
 //   S Permit: from here on S never runs by itself → D runs → D Running → S Goodbye
 // Postcopy differs from the switchover on:
-//   S Switchover, last pushes of device state's pages, S Missing… (pages that D has not, or not as they are now), S RamFinal
+//   S Switchover, S Delivered… (which pages D has as they are now; the rest of it at any time after), S RamFinal
 //   D pulls from here on; D DeviceLoaded → S Permit → D Running; S PullLimit when it changes, D PullProgress now and then
 //   D Received: it has everything → S Goodbye
 // A later connection of a session that is not settled:
@@ -117,7 +117,7 @@ struct Switchover {
 };
 struct RamFinal {
     std::uint64_t device_state_bytes = 0;
-    bool postcopy = false; // what Missing said is still to be pulled
+    bool postcopy = false; // what Delivered does not name is still to be pulled
     bool operator==(const RamFinal&) const = default;
 };
 struct DeviceLoaded {
@@ -141,13 +141,14 @@ struct Failure {
 struct Heartbeat {
     bool operator==(const Heartbeat&) const = default;
 };
-// Pages of a block that the destination has to pull: bit N of word W is page first_page + 64 * W + N. What no message names it
-// has.
-struct Missing {
+// Of so many pages of a block from first_page on, which the destination has as they are at the source: bit N of word W is page
+// first_page + 64 * W + N. No words: none of them. Each block from its beginning, without gaps.
+struct Delivered {
     std::uint32_t block = 0;
     std::uint64_t first_page = 0;
+    std::uint64_t pages = 0;
     std::vector<std::uint64_t> words;
-    bool operator==(const Missing&) const = default;
+    bool operator==(const Delivered&) const = default;
 };
 struct PullLimit {
     std::uint64_t bytes_per_second = 0; // of pulls that no fault waits for; 0: none
@@ -169,9 +170,9 @@ struct Received {
     bool operator==(const Received&) const = default;
 };
 
-using Message =
-    std::variant<Hello, HelloReply, RamTable, DataExtents, Discard, DiscardDone, RoundEnd, DeviceState, Switchover, RamFinal,
-                 DeviceLoaded, Permit, Running, Goodbye, Failure, Heartbeat, Missing, PullLimit, PullProgress, Resume, Received>;
+using Message = std::variant<Hello, HelloReply, RamTable, DataExtents, Discard, DiscardDone, RoundEnd, DeviceState, Switchover,
+                             RamFinal, DeviceLoaded, Permit, Running, Goodbye, Failure, Heartbeat, Delivered, PullLimit,
+                             PullProgress, Resume, Received>;
 
 // "RamTable": for errors and logs.
 std::string_view name_of(const Message& message);

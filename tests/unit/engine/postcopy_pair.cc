@@ -207,7 +207,8 @@ void PostcopyPair::make_source(const std::string& uri, bool postcopy, bool pause
                                                     .peer = {.candidates = by(*source_tcp_, uri), .options = options_},
                                                     .pause_before_switchover = pause_before_switchover,
                                                     .postcopy = postcopy,
-                                                    .page = &source_page_},
+                                                    .page = &source_page_,
+                                                    .telling = telling_},
                                        *source_guest_, source_machine_);
 }
 

@@ -88,6 +88,7 @@ protected:
     std::atomic<int> runs_{0};                       // of the guest at the destination
     std::atomic<std::uint64_t> missing_at_first_{0}; // bytes, when pulling began
     std::function<void()> on_run_;
+    Telling telling_{.while_stopped = std::chrono::hours{1}, .part_bytes = Telling{}.part_bytes}; // all of it, on any machine
     ControlPage source_page_, destination_page_;
     statemachine::EventQueue source_events_, destination_events_;
     statemachine::Machine source_machine_{statemachine::Side::source, source_events_};

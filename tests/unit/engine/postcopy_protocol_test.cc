@@ -101,33 +101,40 @@ protected:
     std::vector<memory::RamBlock> blocks_;
 };
 
-TEST_F(PostcopyProtocol, PagesOfABlockThatIsNoneAreRefused) {
-    const auto source = source_at_switchover();
-    source->say(session::Missing{.block = 2, .first_page = 0, .words = {1}});
-    expect_refused(*source, "no such block");
-    EXPECT_EQ(missing_bytes(), 0U) << "no page was marked";
-}
+struct NoPart {
+    const char* name;
+    session::Delivered message;
+    std::string why;
+};
+class PostcopyProtocolOf : public PostcopyProtocol, public ::testing::WithParamInterface<NoPart> {};
+// Blocks of 2048 and 300 pages: 300 is 4 words and 44 pages.
+INSTANTIATE_TEST_SUITE_P(
+    Messages, PostcopyProtocolOf,
+    ::testing::Values(
+        NoPart{"NoSuchBlock", {.block = 2, .first_page = 0, .pages = 64, .words = {1}}, "no such block"},
+        NoPart{"APageBeyondTheEnd", {.block = 1, .first_page = 0, .pages = 300, .words = {1, 0, 0, 0, 1ULL << 44}}, "do not fit"},
+        NoPart{"TooFewWords", {.block = 1, .first_page = 0, .pages = 300, .words = {1}}, "do not fit"},
+        NoPart{"TooManyWords", {.block = 0, .first_page = 0, .pages = 64, .words = {1, 1}}, "do not fit"},
+        NoPart{"MorePagesThanThereAre", {.block = 1, .first_page = 0, .pages = 301, .words = {}}, "the block has 300"},
+        NoPart{"FarMorePagesThanThereAre", {.block = 1, .first_page = 0, .pages = ~0ULL, .words = {}}, "the block has 300"},
+        NoPart{"NoPages", {.block = 0, .first_page = 0, .pages = 0, .words = {}}, "the block has 2048"},
+        NoPart{"NoWholeWord", {.block = 0, .first_page = 0, .pages = 63, .words = {1}}, "the block has 2048"},
+        NoPart{"AGap", {.block = 0, .first_page = 64, .pages = 64, .words = {1}}, "told before are 0"},
+        NoPart{"FarBeyondTheEnd", {.block = 0, .first_page = 0ULL - 64, .pages = 128, .words = {}}, "told before are 0"}),
+    [](const auto& tested) { return tested.param.name; });
 
-TEST_F(PostcopyProtocol, PagesBeyondABlocksEndAreRefused) {
+TEST_P(PostcopyProtocolOf, WhatIsNoPartOfABlockIsRefused) {
+    ASSERT_EQ(pages_of(0), 2048U);
+    ASSERT_EQ(pages_of(1), 300U);
     const auto source = source_at_switchover();
-    std::vector<std::uint64_t> words((pages_of(1) + 63) / 64, 0);
-    words.front() = 1;
-    words.back() = 1ULL << (pages_of(1) % 64); // the first that is none
-    source->say(session::Missing{.block = 1, .first_page = 0, .words = words});
-    expect_refused(*source, "is beyond its end");
-    EXPECT_EQ(missing_bytes(), 0U) << "no page was marked";
-}
-
-TEST_F(PostcopyProtocol, PagesFarBeyondABlocksEndAreRefused) {
-    const auto source = source_at_switchover();
-    source->say(session::Missing{.block = 0, .first_page = 0ULL - 64, .words = {0, 1}}); // the sum is 0
-    expect_refused(*source, "is beyond its end");
-    EXPECT_EQ(missing_bytes(), 0U) << "no page was marked";
+    source->say(GetParam().message);
+    expect_refused(*source, GetParam().why);
+    EXPECT_EQ(missing_bytes(), 2348 * page_size()) << "no page was marked";
 }
 
 TEST_F(PostcopyProtocol, PagesAreNotNamedBeforeTheSwitchover) {
     const auto source = source_before_switchover();
-    source->say(session::Missing{.block = 0, .first_page = 0, .words = {1}});
+    source->say(session::Delivered{.block = 0, .first_page = 0, .pages = 64, .words = {1}});
     expect_refused(*source, "out of turn");
 }
 
@@ -137,16 +144,18 @@ TEST_F(PostcopyProtocol, WhatOnlyADestinationSaysIsRefused) {
     expect_refused(*source, "out of turn");
 }
 
-TEST_F(PostcopyProtocol, PagesAreNotNamedWhenTheyArePulled) {
+TEST_F(PostcopyProtocol, PagesAreNamedOnceAlsoWhenTheyArePulled) {
     const auto source = source_at_switchover();
-    source->say(session::Missing{.block = 0, .first_page = 0, .words = {1}});
+    source->say(session::Delivered{.block = 0, .first_page = 0, .pages = 64, .words = {~0ULL}});
     source->say(session::RamFinal{.device_state_bytes = testing::device_state.size() / 4, .postcopy = true});
-    source->say(session::Missing{.block = 0, .first_page = 0, .words = {2}});
+    source->say(session::Delivered{.block = 0, .first_page = 64, .pages = 64, .words = {0}});
+    source->say(session::Delivered{.block = 0, .first_page = 64, .pages = 64, .words = {~0ULL}});
     const Error said = source->hear_the_end();
     EXPECT_EQ(said.code, ErrorCode::protocol) << said.to_string();
+    EXPECT_NE(said.to_string().find("told before are 128"), std::string::npos) << said.to_string();
     EXPECT_FALSE(destination_done_.get());
     EXPECT_EQ(destination_machine_.status(), Status::failed);
-    EXPECT_LE(missing_bytes(), page_size()) << "the first may have come";
+    EXPECT_GE(missing_bytes(), (pages_of(0) - 64 + pages_of(1) - 64) * page_size()) << "those may have come";
     EXPECT_EQ(runs_, 0);
 }
 
@@ -190,7 +199,7 @@ TEST_F(PostcopyResume, NonsenseIsRefusedAndChangesNothing) {
     const std::uint64_t all = (pages_of(0) + pages_of(1)) * page_size();
     expect_refused(session::Resume{.runs = true, .missing = all + 1}, "misses more");
     expect_refused(session::Resume{.runs = true, .missing = ~0ULL}, "misses more");
-    expect_refused(session::Missing{.block = 0, .first_page = 0, .words = {1}}, "out of turn");
+    expect_refused(session::Delivered{.block = 0, .first_page = 0, .pages = 64, .words = {1}}, "out of turn");
     expect_refused(session::Received{}, "out of turn");
     expect_refused(session::DeviceLoaded{}, "out of turn");
     std::vector<std::string> in_vain;

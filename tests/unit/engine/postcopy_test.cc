@@ -68,6 +68,56 @@ TEST_P(PostcopyOf, WhatPrecopyHasDeliveredIsNotPulledAgain) {
     expect_same_ram();
 }
 
+// In parts, all of them when the guest runs at the destination: as if RAM were so large that there had been no time before.
+TEST_P(PostcopyOf, WhatPrecopyHasDeliveredMayBeToldAfterwards) {
+    telling_ = {.while_stopped = std::chrono::microseconds{0}, .part_bytes = 64 * page_size()};
+    fill_source();
+    leave_for_postcopy({{1, 2, 3, pages_of(0) - 1}, {0, pages_of(1) - 1}});
+    source_guest_->on_save = {2, 5};
+    start_destination();
+    make_source(relay_->uri());
+    start_source();
+    expect_done();
+    EXPECT_EQ(missing_at_first_, (pages_of(0) + pages_of(1)) * page_size()) << "nothing was told";
+    EXPECT_EQ(destination_page_.postcopy.bytes, 7 * page_size()) << "it was waited for";
+    EXPECT_EQ(missing_bytes(), 0U);
+    expect_same_ram();
+}
+
+TEST_P(PostcopyOf, AGuestMayGoAnywhereBeforeItIsToldWhatIsThere) {
+    telling_ = {.while_stopped = std::chrono::microseconds{0}, .part_bytes = 64 * page_size()};
+    fill_source();
+    source_guest_->writing = true;
+    source_process_->start_writing(11);
+    source_page_.limits.downtime_limit_ms = 0;
+    on_run_ = [this] { destination_process_->start_visiting(4); };
+    start_destination();
+    make_source(relay_->uri());
+    start_source();
+    ASSERT_TRUE(soon([this] { return source_page_.progress.dirty_sync_count >= 2; }));
+    source_->start_postcopy();
+    expect_done();
+    EXPECT_TRUE(soon([this] { return destination_process_->visited_all(); }));
+    expect_same_ram();
+    EXPECT_EQ(taken(destination_events_), traced("postcopy", "dst"));
+}
+
+// What it was not told of is pulled, whether precopy had delivered it or not.
+TEST_F(Postcopy, CutBeforeItIsToldWhatIsThereNothingIsLost) {
+    telling_ = {.while_stopped = std::chrono::microseconds{0}, .part_bytes = 64 * page_size()};
+    fill_source();
+    leave_for_postcopy({pages(10, 20), pages(0, 3)});
+    on_run_ = [this] { relay_->cut(); };
+    start_destination();
+    make_source(relay_->uri());
+    start_source();
+    EXPECT_FALSE(source_done_.get());
+    ASSERT_TRUE(soon([this] { return both_paused(); }));
+    EXPECT_GT(missing_bytes(), 23 * page_size());
+    recover_to_the_end();
+    expect_same_ram();
+}
+
 TEST_P(PostcopyOf, FaultsDoNotWaitForWhatIsPulledInTheBackground) {
     start_slow_postcopy();
     std::vector<std::size_t> touches;

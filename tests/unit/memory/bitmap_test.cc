@@ -34,6 +34,19 @@ TEST(Bitmap, SetAndClearSayWhatChanged) {
     EXPECT_EQ(bitmap.set_run({10, 0}), 0U);
 }
 
+TEST(Bitmap, WordsSayWhatChanged) {
+    Bitmap bitmap{70};
+    bitmap.set(1);
+    EXPECT_EQ(bitmap.set_in_word(0, 0b110), 0b100U);
+    EXPECT_EQ(bitmap.set_in_word(1, ~0ULL), 0b111111U) << "six pages, and none beyond";
+    EXPECT_EQ(bitmap.set_in_word(2, ~0ULL), 0U);
+    EXPECT_EQ(bitmap.count(), 8U);
+    EXPECT_EQ(bitmap.clear_in_word(0, 0b1010), 0b10U);
+    EXPECT_EQ(bitmap.clear_in_word(1, ~0ULL), 0b111111U);
+    EXPECT_EQ(bitmap.clear_in_word(9, ~0ULL), 0U);
+    EXPECT_EQ(bitmap.next_set_run(0, 100), (PageRun{2, 1}));
+}
+
 TEST(Bitmap, RunsCrossWordsAndKeepToTheLimit) {
     Bitmap bitmap{300};
     bitmap.set_run({50, 200});

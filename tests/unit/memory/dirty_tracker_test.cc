@@ -142,6 +142,22 @@ TEST_P(DirtyTracking, AppendsToTheCallersList) {
     EXPECT_EQ(dirty, (std::vector<BlockExtent>{{0, {0, page()}}, {0, {page(), page()}}}));
 }
 
+TEST_P(DirtyTracking, APartIsLookedAtByItself) {
+    start();
+    child_->write(0, {1, 2, 3, 4, 9});
+    child_->drop(0, 4, 1);
+    child_->write(1, {0});
+    const auto part = [&](std::uint64_t first, std::uint64_t count) {
+        std::vector<BlockExtent> dirty;
+        EXPECT_TRUE(tracker_->collect_part(0, {.offset = first * page(), .length = count * page()}, dirty));
+        return dirty;
+    };
+    EXPECT_EQ(part(2, 3), (std::vector<BlockExtent>{{0, {2 * page(), 3 * page()}}}));
+    EXPECT_EQ(part(2, 3), std::vector<BlockExtent>{});
+    EXPECT_EQ(part(5, 3), std::vector<BlockExtent>{});
+    EXPECT_EQ(collect(), (Pages{{0, 1}, {0, 9}, {1, 0}}));
+}
+
 // Every second page of a block, so that more ranges come back than one call into the kernel holds.
 TEST_P(DirtyTracking, ManyScatteredPages) {
     start();

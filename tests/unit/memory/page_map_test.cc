@@ -57,17 +57,30 @@ TEST_F(PageMapTest, WhatIsNewCountsAndIsNoLongerWanted) {
     EXPECT_EQ(pages.missing_bytes(), (1064 - 30) * small + 4 * huge);
 }
 
-TEST_F(PageMapTest, APostcopyBeginsWithAllButWhatIsTakenBack) {
+TEST_F(PageMapTest, APostcopyBeginsWithNothing) {
     PageMap pages = map();
     pages.wanted(2).set(3);
-    pages.receive_all();
-    EXPECT_EQ(pages.missing_bytes(), 0U);
+    pages.received_run(0, {0, 10});
+    pages.received_run(1, {4, 1});
+    pages.clear();
+    EXPECT_EQ(pages.missing_bytes(), 1064 * small + 5 * huge);
     EXPECT_EQ(pages.wanted(2).count(), 0U);
-    pages.missing_run(0, {0, 10});
-    pages.missing_run(0, {5, 10});
-    pages.missing_run(1, {0, 1});
-    EXPECT_EQ(pages.missing_bytes(), 15 * small + huge);
-    EXPECT_EQ(pages.received(0).next_clear_run(0, 100), (PageRun{0, 15}));
+    EXPECT_EQ(pages.received(0).count() + pages.received(1).count(), 0U);
+}
+
+TEST_F(PageMapTest, OfAWordWhatWasWantedIsTold) {
+    PageMap pages = map();
+    pages.received_run(0, {64, 1});
+    pages.wanted(0).set(66);
+    pages.wanted(0).set(70);
+    EXPECT_EQ(pages.received_in_word(0, 1, 0b1111), 0b0100U);
+    EXPECT_EQ(pages.missing_bytes(), (1064 - 4) * small + 5 * huge);
+    EXPECT_EQ(pages.received_in_word(0, 1, 0b1111), 0U);
+    EXPECT_EQ(pages.missing_bytes(), (1064 - 4) * small + 5 * huge);
+    EXPECT_TRUE(pages.wanted(0).test(70));
+    EXPECT_EQ(pages.received_in_word(1, 0, ~0ULL), 0U); // five pages, and none beyond
+    EXPECT_EQ(pages.received_in_word(1, 1, ~0ULL), 0U);
+    EXPECT_EQ(pages.missing_bytes(), (1064 - 4) * small);
 }
 
 TEST_F(PageMapTest, TheNextProcessGoesOnWhereTheLastStopped) {

@@ -56,6 +56,13 @@ TEST_F(SoftDirtyFiles, TellsWrittenAndUnmappedPagesThatHaveData) {
     ASSERT_TRUE(tracker->collect(dirty));
     EXPECT_EQ(dirty, (std::vector<BlockExtent>{{0, {page, 2 * page}}, {0, {6 * page, page}}}));
     EXPECT_EQ(tracker->estimate().value(), 3 * page);
+    EXPECT_FALSE(tracker->cheap_in_parts());
+    dirty.clear();
+    ASSERT_TRUE(tracker->collect_part(0, {.offset = 2 * page, .length = 4 * page}, dirty)); // whose extent begins before it
+    EXPECT_EQ(dirty, (std::vector<BlockExtent>{{0, {2 * page, page}}}));
+    dirty.clear();
+    ASSERT_TRUE(tracker->collect_part(0, {.offset = 10 * page, .length = 6 * page}, dirty));
+    EXPECT_TRUE(dirty.empty());
     entry(9, pagemap_present | pagemap_soft_dirty);
     dirty.clear();
     ASSERT_TRUE(tracker->collect(dirty)); // what was told before is told again

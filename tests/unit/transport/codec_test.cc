@@ -62,9 +62,9 @@ std::vector<Message> samples() {
         Goodbye{},
         Failure{.code = ErrorCode::resources, .text = "no room in /dev/shm;\n\tfree some"},
         Heartbeat{},
-        Missing{.block = 0x01020304, .first_page = big, .words = {big, 0, ~0ULL}},
-        Missing{.block = 1, .first_page = 64, .words = std::vector<std::uint64_t>(max_words, 1)},
-        Missing{},
+        Delivered{.block = 0x01020304, .first_page = big, .pages = big + 1, .words = {big, 0, ~0ULL}},
+        Delivered{.block = 1, .first_page = 64, .pages = max_words * 64, .words = std::vector<std::uint64_t>(max_words, 1)},
+        Delivered{},
         PullLimit{.bytes_per_second = big},
         PullProgress{.missing = big, .pulled = big + 1, .requests = big + 2},
         Resume{.runs = true, .missing = big},
@@ -123,7 +123,7 @@ TEST(Codec, LayoutIsFixed) {
     EXPECT_EQ(encoded(Hello{}).size(), 12U + 2 + 2 + 16 + 4 + 1 + 8 + 2);
     EXPECT_EQ(encoded(Heartbeat{}).size(), 12U);
     EXPECT_EQ(encoded(RamFinal{}).size(), 12U + 8 + 1);
-    EXPECT_EQ(encoded(Missing{.block = 1, .first_page = 2, .words = {3, 4}}).size(), 12U + 4 + 8 + 4 + 2 * 8);
+    EXPECT_EQ(encoded(Delivered{.block = 1, .first_page = 2, .pages = 3, .words = {4, 5}}).size(), 12U + 4 + 8 + 8 + 4 + 2 * 8);
     EXPECT_EQ(encoded(PullLimit{}).size(), 12U + 8);
     EXPECT_EQ(encoded(PullProgress{}).size(), 12U + 8 + 8 + 8);
     EXPECT_EQ(encoded(Resume{}).size(), 12U + 1 + 8);
@@ -133,7 +133,7 @@ TEST(Codec, LayoutIsFixed) {
 TEST(Codec, TypesOfAPostcopyHaveTheirNumbers) {
     unsigned type = 18; // docs/protocol.md
     for (const Message& message :
-         {Message{Missing{}}, Message{PullLimit{}}, Message{PullProgress{}}, Message{Resume{}}, Message{Received{}}}) {
+         {Message{Delivered{}}, Message{PullLimit{}}, Message{PullProgress{}}, Message{Resume{}}, Message{Received{}}}) {
         EXPECT_EQ(std::to_integer<unsigned>(encoded(message)[4]), type++) << name_of(message);
     }
 }
@@ -206,11 +206,11 @@ TEST(Codec, CountsTheBytesCannotHoldAreRefused) {
     Bytes state = encoded(DeviceState{some_bytes(8)});
     poke32(state, 12, 9);
     EXPECT_TRUE(holds(refused(state), "DeviceState"));
-    Bytes missing = encoded(Missing{.block = 0, .first_page = 0, .words = {1}});
-    poke32(missing, 12 + 12, 2);
-    EXPECT_TRUE(holds(refused(missing), "2 words cannot be in the 8 bytes"));
-    poke32(missing, 12 + 12, max_words + 1);
-    EXPECT_TRUE(holds(refused(missing), "7681 words, at most 7680"));
+    Bytes delivered = encoded(Delivered{.block = 0, .first_page = 0, .pages = 64, .words = {1}});
+    poke32(delivered, 12 + 20, 2);
+    EXPECT_TRUE(holds(refused(delivered), "2 words cannot be in the 8 bytes"));
+    poke32(delivered, 12 + 20, max_words + 1);
+    EXPECT_TRUE(holds(refused(delivered), "7681 words, at most 7680"));
 }
 
 TEST(Codec, BadValuesAreRefused) {
@@ -268,7 +268,7 @@ TEST(Codec, LimitsHoldForTheSenderToo) {
         return bytes ? ErrorCode::ok : bytes.error().code;
     };
     EXPECT_EQ(code(DeviceState{Bytes(max_payload + 1)}), ErrorCode::invalid_argument);
-    EXPECT_EQ(code(Missing{.words = std::vector<std::uint64_t>(max_words + 1)}), ErrorCode::invalid_argument);
+    EXPECT_EQ(code(Delivered{.words = std::vector<std::uint64_t>(max_words + 1)}), ErrorCode::invalid_argument);
     std::vector<Range> ranges(max_ranges, Range{.offset = 0, .length = 1});
     EXPECT_EQ(code(Discard{.block = 0, .last = true, .ranges = ranges}), ErrorCode::ok);
     ranges.push_back({.offset = 0, .length = 1});

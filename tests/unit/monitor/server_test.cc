@@ -263,7 +263,7 @@ TEST_F(Server, ASlowReaderBlocksNobodyAndIsPutOutInTheEnd) {
     const json big = {{"status", std::string(1 << 20, 'x')}};
     for (int i = 0; i < 70; ++i) {
         bench.sink.broadcast("MIGRATION", big);
-        EXPECT_EQ(quick.next()["data"].size(), 1U);
+        EXPECT_GT(quick.next_text().size(), 1U << 20);
     }
     EXPECT_TRUE(run_until(bench.io, [&] { return !bench.log.empty(); }));
     ASSERT_EQ(bench.log.size(), 1U);

@@ -220,6 +220,9 @@ Result<Destination::Peer> Destination::greet(const session::Hello& hello) {
         }
         return std::unexpected(shared.error());
     }
+    if (receiver_) {
+        receiver_->begin(); // not when the guest is stopped: it takes the longer the more RAM there is
+    }
     session_ = hello.session;
     epoch_ = hello.epoch;
     config_.accepted(session_, epoch_);
@@ -317,9 +320,6 @@ Result<void> Destination::receive_guest() {
             switchover_ = true;
             if (relay_) {
                 relay_->hold();
-            }
-            if (receiver_) {
-                receiver_->begin();
             }
         } else if (const auto* final = std::get_if<session::RamFinal>(&message);
                    final != nullptr && switchover_ && relay_ && !loaded_) {

@@ -25,7 +25,7 @@ namespace pageferry::engine {
 struct Telling {
     // What the destination touches while it loads device state is then mostly known to be there, and the time without a running
     // guest hardly longer.
-    std::chrono::microseconds while_stopped{2000};
+    std::chrono::microseconds while_stopped{1000};
     std::uint64_t part_bytes = 256 << 20; // looked at together, where pages are not larger
 };
 

@@ -13,7 +13,7 @@ constexpr std::chrono::microseconds urgent_busy{200}; // after a fault was asked
 } // namespace
 
 Work::Work(std::size_t bulk_lanes, std::size_t depth)
-    : queues_{OpQueue{depth}, OpQueue{depth}, OpQueue{depth}}, finished_{3 * depth} {
+    : queues_{OpQueue{depth}, OpQueue{depth}, OpQueue{depth}}, finished_{2 * depth}, finished_urgent_{depth} {
     for (std::size_t i = 0; i < bulk_lanes + 1; ++i) {
         lanes_.push_back(std::make_unique<Lane>());
     }
@@ -57,7 +57,7 @@ void Work::wake_for(OpKind kind) {
 
 Waited Work::poll(std::span<pf_completion> completions, std::size_t& count, const Deadline& deadline) {
     std::unique_lock lock{mutex_};
-    while (finished_.empty() && !ended_) {
+    while (!finished() && !ended_) {
         if (const Deadline awake = deadline.or_sooner(expected_until_); !awake.passed()) {
             look_for_news(lock, awake);
             continue;
@@ -65,17 +65,17 @@ Waited Work::poll(std::span<pf_completion> completions, std::size_t& count, cons
         sleeping_ = true;
         const bool in_time = done_.wait_until(lock, deadline);
         sleeping_ = false;
-        if (!in_time && finished_.empty() && !ended_) {
+        if (!in_time && !finished() && !ended_) {
             return Waited::timed_out;
         }
     }
     if (ended_) {
         return Waited::ended;
     }
-    for (count = 0; count < completions.size() && !finished_.empty(); ++count) {
-        const Finished finished = finished_.pop();
-        completions[count] = finished.completion;
-        queue(finished.kind).release(finished.slot);
+    for (count = 0; count < completions.size() && finished(); ++count) {
+        const Finished next = finished_urgent_.empty() ? finished_.pop() : finished_urgent_.pop();
+        completions[count] = next.completion;
+        queue(next.kind).release(next.slot);
     }
     return Waited::done;
 }
@@ -121,7 +121,8 @@ Waited Work::fence(const Deadline& deadline) {
 }
 
 void Work::complete(OpKind kind, std::uint32_t slot, std::uint64_t cookie) {
-    finished_.push(Finished{.completion = {.cookie = cookie, .status = PF_OK, .reserved = 0}, .kind = kind, .slot = slot});
+    auto& finished = kind == OpKind::pull_urgent ? finished_urgent_ : finished_;
+    finished.push(Finished{.completion = {.cookie = cookie, .status = PF_OK, .reserved = 0}, .kind = kind, .slot = slot});
     news_.fetch_add(1, std::memory_order_relaxed);
     done_.notify_one();
 }

@@ -119,6 +119,7 @@ private:
     [[nodiscard]] static bool may_ask(const Lane& lane) { return !lane.asked.full() && lane.asked_bytes < pull_window_bytes; }
     void wake_for(OpKind kind);
     void wake(Lane& lane);
+    [[nodiscard]] bool finished() const { return !finished_.empty() || !finished_urgent_.empty(); }
     void look_for_news(std::unique_lock<std::mutex>& lock, const Deadline& until);
     void complete(OpKind kind, std::uint32_t slot, std::uint64_t cookie);
 
@@ -128,6 +129,7 @@ private:
     std::vector<std::unique_ptr<Lane>> lanes_; // bulk, then urgent
     std::array<OpQueue, 3> queues_;
     Ring<Finished> finished_;
+    Ring<Finished> finished_urgent_; // fetched first
     std::uint64_t fence_wanted_ = 0;
     std::uint64_t fence_after_ = 0; // pushes up to this one are covered
     std::uint64_t bytes_pushed_ = 0;

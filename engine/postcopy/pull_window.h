@@ -2,7 +2,8 @@
 // wait behind that queue, where the path has no better place for it.
 //
 // The delay of a pull tells: its least is the path's own, so paths of any length are filled; what it has grown by is the queue.
-// The window doubles in each round trip while the queue is short, and shrinks by an eighth when it is not.
+// The window doubles in each round trip while the queue is short, and shrinks when it is not. Where faults come, the queue is
+// kept shorter, and the path is not always full.
 //
 // Threads: one.
 #pragma once
@@ -21,19 +22,22 @@ public:
     static constexpr std::uint64_t least = 1 << 20;
     static constexpr std::uint64_t most = 16 << 20;
     static constexpr std::chrono::milliseconds queue{4};
+    static constexpr std::chrono::milliseconds queue_beside_faults{1};
+    static constexpr std::chrono::milliseconds fault_memory{50}; // so long after a fault there may be more
 
     [[nodiscard]] std::uint64_t bytes() const { return window_; }
     // So much must be free before it is filled again.
     [[nodiscard]] std::uint64_t refill() const { return std::min<std::uint64_t>(window_ / 4, 2 << 20); }
 
-    // A pull of so many bytes that was asked for at `asked`.
-    void arrived(std::uint64_t bytes, Clock::time_point asked, Clock::time_point now) {
+    // A pull of so many bytes that was asked for at `asked`; the latest fault was asked for at `fault`.
+    void arrived(std::uint64_t bytes, Clock::time_point asked, Clock::time_point now, Clock::time_point fault) {
+        const bool faults = now < fault + fault_memory;
         const auto delay = now - asked;
         shortest_ = std::min(shortest_, delay);
-        if (delay <= shortest_ + queue) {
+        if (delay <= shortest_ + (faults ? queue_beside_faults : queue)) {
             window_ = std::min(window_ + bytes, most);
         } else if (asked >= shrunk_) { // what was asked for before says nothing new
-            window_ = std::max(window_ - window_ / 8, least);
+            window_ = std::max(window_ - window_ / (faults ? 4 : 8), least);
             shrunk_ = now;
         }
     }

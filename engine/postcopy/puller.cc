@@ -80,6 +80,7 @@ void Puller::request(std::size_t block, std::uint64_t page) {
     const memory::PageRun run{.first = page, .count = 1};
     requested_[request_count_] = Slot{.block = block, .run = run, .asked = {}};
     requests_[request_count_++] = extent_of(block, run, urgent_bit | cookie_of(block, page));
+    last_fault_.store(steady_clock::now(), std::memory_order_relaxed);
 }
 
 void Puller::post_requests() {
@@ -280,7 +281,7 @@ Result<void> Puller::collect(milliseconds wait) {
         free_slots_.push_back(static_cast<std::uint32_t>(completion.cookie));
         const std::uint64_t bytes = slot.run.count * target_.pages.page_size(slot.block);
         bytes_under_way_ -= bytes;
-        window_.arrived(bytes, slot.asked, now);
+        window_.arrived(bytes, slot.asked, now, last_fault_.load(std::memory_order_relaxed));
         PAGEFERRY_TRY(arrived(slot.block, slot.run));
     }
     if (*count != 0 && full_.exchange(false)) {

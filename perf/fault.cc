@@ -73,7 +73,7 @@ public:
         });
     }
 
-    Result<Latency> urgent(std::size_t background) {
+    Result<Latency> urgent(std::uint64_t background) {
         constexpr std::uint64_t none = ~std::uint64_t{0};
         std::atomic<std::uint64_t> here = none; // the page that came last; one that nobody asks for at the end
         const auto tell = [&](std::uint64_t offset) {
@@ -84,7 +84,7 @@ public:
             tell(offset);
             return {};
         };
-        Puller puller{connection_, in_background(background), arrived, [&] { tell(none - 1); }};
+        Puller puller{connection_, background, arrived, [&] { tell(none - 1); }};
         return each([&](std::uint64_t page) -> Result<void> {
             const std::uint64_t offset = page * page_bytes;
             here = none;
@@ -103,7 +103,7 @@ public:
         return faults([&](std::uint64_t page) { return guest_.regions().map(0, {.first = page, .count = 1}); });
     }
 
-    Result<Latency> whole(std::size_t background, double* rate) {
+    Result<Latency> whole(std::uint64_t background, double* rate) {
         std::atomic<bool> over = false;
         const auto arrived = [&](std::uint64_t offset) {
             return guest_.regions().map(0, {.first = offset / page_bytes, .count = 1});
@@ -112,7 +112,7 @@ public:
             over = true;
             guest_.regions().interrupt();
         };
-        Puller puller{connection_, in_background(background), arrived, ended};
+        Puller puller{connection_, background, arrived, ended};
         const auto begin = steady_clock::now();
         auto latency = faults([&](std::uint64_t page) { return puller.ask(page * page_bytes); }, &over);
         if (rate != nullptr) {
@@ -161,9 +161,6 @@ private:
         return latency;
     }
 
-    [[nodiscard]] Puller::Background in_background(std::size_t in_flight) const {
-        return {.size = options_.size, .extent = options_.extent, .in_flight = in_flight};
-    }
     [[nodiscard]] Error did_not_come() const {
         return make_error(ErrorCode::io, "fault", connection_.describe(), "A page did not arrive");
     }
@@ -186,8 +183,8 @@ Result<void> fill(FaultReport& report, Bench& bench, const FaultOptions& options
     PAGEFERRY_TRY(take(report.urgent, bench.urgent(0)));
     PAGEFERRY_TRY(take(report.local, bench.local()));
     PAGEFERRY_TRY(take(report.whole, bench.whole(0, nullptr)));
-    PAGEFERRY_TRY(take(report.urgent_busy, bench.urgent(options.in_flight)));
-    return take(report.whole_busy, bench.whole(options.in_flight, &report.background));
+    PAGEFERRY_TRY(take(report.urgent_busy, bench.urgent(options.size)));
+    return take(report.whole_busy, bench.whole(options.size, &report.background));
 }
 
 Result<FaultReport> fault_over(transport::Connection& connection, SharedRam& ram, FaultGuest& guest,

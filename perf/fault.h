@@ -24,9 +24,7 @@ namespace pageferry::perf {
 
 struct FaultOptions {
     std::string uri;
-    std::uint64_t size = std::uint64_t{256} << 20;   // bytes of RAM
-    std::uint64_t extent = std::uint64_t{256} << 10; // bytes of a bulk pull in the background
-    std::size_t in_flight = 4;                       // of them
+    std::uint64_t size = std::uint64_t{256} << 20; // bytes of RAM
     unsigned lanes = 2;
     unsigned runs = 2000;   // faults of each kind that count
     unsigned warm_up = 200; // and before them that do not

@@ -105,8 +105,6 @@ int fault(const FaultOptions& options, const Words& words) {
                             {"uri", options.uri},
                             {"connection", report->connection},
                             {"size_bytes", options.size},
-                            {"extent_bytes", options.extent},
-                            {"in_flight", options.in_flight},
                             {"background_bytes_per_second", report->background}};
         for (const auto& [name, latency] : all) {
             result[name] = as_json(*latency);
@@ -118,8 +116,7 @@ int fault(const FaultOptions& options, const Words& words) {
     for (const auto& [name, latency] : all) {
         std::printf("%-12s %10.1f %10.1f %10.1f\n", name, latency->p50 * 1e6, latency->p99 * 1e6, latency->max * 1e6);
     }
-    std::printf("in the background: %.3f GiB/s in extents of %.0f KiB, %zu under way\n", report->background / gib,
-                static_cast<double>(options.extent) / 1024, options.in_flight);
+    std::printf("in the background: %.3f GiB/s\n", report->background / gib);
     return 0;
 }
 
@@ -164,17 +161,12 @@ void add_common(CLI::App& command, Options& options, Words& words) {
 template <class Options>
 void add_ram(CLI::App& command, Options& options) {
     command.add_option("--size", options.size, "Bytes of RAM, such as 512M")->transform(CLI::AsSizeValue(false));
-    command.add_option("--extent", options.extent, "Bytes of one bulk pull (default 256K)")->transform(CLI::AsSizeValue(false));
-    command.add_option("--in-flight", options.in_flight, "Bulk pulls under way at once")
-        ->check(CLI::Range(1U, 1024U))
-        ->capture_default_str();
     command.add_option("--lanes", options.lanes, "Bulk lanes")->check(CLI::Range(1U, 64U))->capture_default_str();
 }
 
-template <class Options>
-void check_ram(const Options& options) {
-    if (options.size == 0 || options.extent == 0 || options.size % 4096 != 0 || options.extent % 4096 != 0) {
-        throw CLI::ValidationError{"--size and --extent", "must be multiples of 4096"};
+void check_pages(const char* option, std::uint64_t bytes) {
+    if (bytes == 0 || bytes % 4096 != 0) {
+        throw CLI::ValidationError{option, "must be a multiple of 4096"};
     }
 }
 
@@ -186,8 +178,14 @@ void add_pull_commands(CLI::App& app, int& code) {
     const auto pulls = std::make_shared<std::pair<PullOptions, Words>>();
     add_common(*pull_command, pulls->first, pulls->second);
     add_ram(*pull_command, pulls->first);
+    pull_command->add_option("--extent", pulls->first.extent, "Bytes of one pull (default 256K)")
+        ->transform(CLI::AsSizeValue(false));
+    pull_command->add_option("--in-flight", pulls->first.in_flight, "Pulls under way at once")
+        ->check(CLI::Range(1U, 1024U))
+        ->capture_default_str();
     pull_command->callback([pulls, &code] {
-        check_ram(pulls->first);
+        check_pages("--size", pulls->first.size);
+        check_pages("--extent", pulls->first.extent);
         code = pull(pulls->first, pulls->second);
     });
 
@@ -197,7 +195,7 @@ void add_pull_commands(CLI::App& app, int& code) {
     add_common(*fault_command, faults->first, faults->second);
     add_ram(*fault_command, faults->first);
     fault_command->callback([faults, &code] {
-        check_ram(faults->first);
+        check_pages("--size", faults->first.size);
         code = fault(faults->first, faults->second);
     });
 

@@ -1,12 +1,14 @@
-// Pulls as the engine's threads do: one thread polls for all, and keeps bulk pulls under way while there is a background; whoever
-// has a fault asks for its page himself.
+// Pulls as the engine's threads do: one thread polls for all, and keeps as many bulk pulls under way as the engine would while
+// there is a background; whoever has a fault asks for its page himself.
 //
 // Threads: its own ("perf-poll"); ask() by one other, the rest by the owner.
 #pragma once
 
 #include "base/error.h"
+#include "engine/postcopy/pull_window.h"
 #include "transport/connection.h"
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -15,6 +17,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <vector>
 
 namespace pageferry::perf {
 
@@ -22,14 +25,9 @@ class Puller {
 public:
     // Told on the polling thread, of each page that was asked for and is here.
     using Arrived = std::function<Result<void>(std::uint64_t offset)>;
-    struct Background {
-        std::uint64_t size = 0; // bytes of RAM; from the start again when all of it was pulled
-        std::uint64_t extent = 0;
-        std::size_t in_flight = 0; // extents, 0: no background
-    };
-
     // ended: told on the polling thread when it gives up, for whoever waits for a page.
-    Puller(transport::Connection& connection, const Background& background, Arrived arrived, std::function<void()> ended);
+    // background: bytes of RAM, from the start again when all of it was pulled; 0: none.
+    Puller(transport::Connection& connection, std::uint64_t background, Arrived arrived, std::function<void()> ended);
     ~Puller(); // waits for what is under way
     Puller(const Puller&) = delete;
     Puller& operator=(const Puller&) = delete;
@@ -40,17 +38,28 @@ public:
     [[nodiscard]] std::uint64_t background_bytes() const { return background_bytes_; }
 
 private:
+    using Clock = std::chrono::steady_clock;
+    struct Bulk {
+        std::uint64_t bytes = 0;
+        Clock::time_point asked;
+    };
+
     void run();
     Result<void> go_round();
+    Result<void> fill();
 
     transport::Connection& connection_;
-    const Background background_;
+    const std::uint64_t background_; // bytes
     const Arrived arrived_;
     const std::function<void()> ended_;
     std::atomic<bool> stop_{false};
     std::atomic<std::size_t> asked_{0}; // under way
     std::atomic<std::uint64_t> background_bytes_{0};
-    std::size_t bulk_ = 0; // under way
+    engine::PullWindow window_;
+    std::atomic<Clock::time_point> last_fault_{}; // asked for
+    std::array<Bulk, 256> bulks_{};               // by cookie
+    std::vector<std::size_t> free_;
+    std::uint64_t under_way_ = 0; // bytes of them
     std::uint64_t next_ = 0;
     mutable std::mutex mutex_;
     std::optional<Error> failed_;

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cstdint>
 
@@ -20,7 +21,10 @@ public:
     // Bytes. A busy machine delays everything by milliseconds now and then: below the least it would be never idle and never
     // fast.
     static constexpr std::uint64_t least = 1 << 20;
+    static constexpr std::uint64_t least_beside_faults = 128 << 10;
     static constexpr std::uint64_t most = 16 << 20;
+    static constexpr std::uint64_t least_extent = 64 << 10; // bytes of one pull, but for larger pages
+    static constexpr std::uint64_t most_extent = 256 << 10;
     static constexpr std::chrono::milliseconds queue{4};
     static constexpr std::chrono::milliseconds queue_beside_faults{1};
     static constexpr std::chrono::milliseconds fault_memory{50}; // so long after a fault there may be more
@@ -28,6 +32,8 @@ public:
     [[nodiscard]] std::uint64_t bytes() const { return window_; }
     // So much must be free before it is filled again.
     [[nodiscard]] std::uint64_t refill() const { return std::min<std::uint64_t>(window_ / 4, 2 << 20); }
+    // Of a pull that is asked for next.
+    [[nodiscard]] std::uint64_t extent() const { return std::bit_floor(std::clamp(window_ / 16, least_extent, most_extent)); }
 
     // A pull of so many bytes that was asked for at `asked`; the latest fault was asked for at `fault`.
     void arrived(std::uint64_t bytes, Clock::time_point asked, Clock::time_point now, Clock::time_point fault) {
@@ -37,7 +43,7 @@ public:
         if (delay <= shortest_ + (faults ? queue_beside_faults : queue)) {
             window_ = std::min(window_ + bytes, most);
         } else if (asked >= shrunk_) { // what was asked for before says nothing new
-            window_ = std::max(window_ - window_ / (faults ? 4 : 8), least);
+            window_ = std::max(window_ - window_ / (faults ? 4 : 8), faults ? least_beside_faults : least);
             shrunk_ = now;
         }
     }

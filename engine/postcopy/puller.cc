@@ -3,7 +3,6 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <bit>
 #include <numeric>
 #include <utility>
 
@@ -19,7 +18,6 @@ constexpr std::uint64_t page_mask = (std::uint64_t{1} << 48U) - 1;
 constexpr milliseconds completion_wait{100};
 // And while the source still tells what it has delivered, for then there may be something to do that no completion tells of.
 constexpr milliseconds telling_wait{1};
-constexpr std::uint64_t extent_parts = 16; // of the window
 } // namespace
 
 Puller::Puller(PullTarget target, transport::Connection& connection, std::vector<std::uint32_t> numbers,
@@ -147,10 +145,6 @@ std::uint64_t Puller::rate_limit() const {
     return theirs == 0 || ours == 0 ? std::max(theirs, ours) : std::min(theirs, ours);
 }
 
-std::uint64_t Puller::extent_bytes() const {
-    return std::bit_floor(std::clamp(window_.bytes() / extent_parts, least_extent, most_extent));
-}
-
 // In large pieces: the transport's lanes then fill memory of their own each, and everybody is woken less often.
 Result<bool> Puller::fill() {
     if (bytes_under_way_ != 0 && bytes_under_way_ + window_.refill() > window_.bytes()) {
@@ -165,7 +159,7 @@ Result<bool> Puller::fill() {
             }
         }
         const std::uint64_t rate = rate_limit();
-        const std::uint64_t allowed = pacer_.allow(extent_bytes(), rate, Pacer::Clock::now());
+        const std::uint64_t allowed = pacer_.allow(window_.extent(), rate, Pacer::Clock::now());
         if (allowed == 0) {
             PAGEFERRY_TRY(post());
             return true;

@@ -36,8 +36,6 @@ namespace pageferry::engine {
 
 class Puller {
 public:
-    static constexpr std::uint64_t least_extent = 64 << 10; // bytes of a background pull, but for larger pages
-    static constexpr std::uint64_t most_extent = 256 << 10;
     static constexpr std::size_t in_flight = 256; // background pulls at once, few of them where pages lack in long runs
     static constexpr std::size_t batch = 16;      // pulls in one call
 
@@ -85,7 +83,6 @@ private:
     bool take(std::uint64_t bytes, Slot& slot);
     std::optional<memory::PageRun> claim(std::size_t block, std::uint64_t from, std::uint64_t most);
     [[nodiscard]] std::uint64_t rate_limit() const;
-    [[nodiscard]] std::uint64_t extent_bytes() const;
     [[nodiscard]] pf_extent extent_of(std::size_t block, memory::PageRun run, std::uint64_t cookie) const;
     void fail(Error error);
 

@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Postcopies one after the other, each broken and recovered in a random way: every time the guest arrives, once, with its RAM.
 
-postcopy_random.py BUILD/bin [--count N] [--seed S] [--only NUMBER] [--log FILE]
+postcopy_random.py BUILD/bin [--count N] [--seed S] [--only NUMBER] [--log FILE] [--qemu PROGRAM]
+lab/main.py --qemu --memory 2648 -- python3 tests/integration/postcopy_random.py BUILD/bin --roce ...
+
+With --roce, in the lab, between its two soft-RoCE devices: the guest goes by RDMA, and recovers by RDMA or TCP, as it happens.
 
 Whoever has the guest after one is the source of the next. What happens in one: the link is cut and restored (as root: the two sides are
 in network namespaces), the mover of either side is killed, either side's user pauses it, the source is told to recover, to the right
@@ -27,6 +30,9 @@ from faults_common import Guest, program
 from postcopy_common import ACTIVE, BALLAST, MIB, PAUSED, ballast_problem, load_ballast, never_accepts, open_files
 from qemu_pair import Namespaces, QmpClosed, QmpError, Workspace, wait_until
 
+sys.path.append(os.path.join(faults_common.HERE, "..", "..", "demo"))
+import wire  # noqa: E402
+
 PORT = 4444
 OVER = ("completed", "failed", "cancelled")
 # What a command may be answered that came in the wrong state: nobody can know.
@@ -37,6 +43,11 @@ REFUSALS = ("Cannot resume if there is no paused migration", "There's a migratio
 
 class Wrong(AssertionError):
     """What must never be."""
+
+
+class Roce(wire.Roce):
+    """The lab's two devices, as Namespaces are."""
+    addresses = ("10.77.0.1", "10.77.1.1")
 
 
 def legal_changes():
@@ -52,8 +63,9 @@ def legal_changes():
 
 
 class Run:
-    def __init__(self, work, net, stack):
-        self.work, self.net = work, net
+    def __init__(self, work, net, stack, qemu):
+        self.work, self.net, self.qemu = work, net, qemu
+        self.schemes = ("rdma", "tcp") if isinstance(net, Roce) else ("tcp",)
         self.legal = legal_changes()
         self.number, self.side = 0, 0
         self.cut = False
@@ -69,7 +81,7 @@ class Run:
 
     def start(self, side, incoming=False):
         self.number += 1
-        guest = Guest(self.work, f"vm{self.number}", incoming=incoming, prefix=self.net.prefix(side) if self.net else ())
+        guest = Guest(self.work, f"vm{self.number}", incoming=incoming, prefix=self.net.prefix(side) if self.net else (), qemu=self.qemu)
         guest.set_capabilities(postcopy_ram=True)
         return guest
 
@@ -85,13 +97,13 @@ class Run:
         self.destination = self.start(1 - self.side, incoming=True)
         pair = self.source, self.destination
         self.marks = {vm: len(vm.qmp.events) for vm in pair}
-        self.good = [f"tcp:{self.host(1 - self.side)}:{self.port()}"]
+        self.good = [f"{scheme}:{self.host(1 - self.side)}:{self.port()}" for scheme in self.schemes]
         for vm in pair:
             vm.set_parameters(**{"x-pageferry-dead-peer-timeout": dice.choice((500, 1000, 2000)) if actions else 60_000,
                                  "x-pageferry-connect-timeout": dice.choice((300, 1000)) if actions else 30_000})
         self.source.set_parameters(max_bandwidth=dice.choice((1, 4, 64)) * MIB, downtime_limit=1, max_postcopy_bandwidth=MIB // 4)
         self.automatic(dice.choice((0, 0, 3)) if actions else 0)
-        self.destination.qmp.execute("migrate-incoming", uri=self.good[0])
+        self.destination.qmp.execute("migrate-incoming", **({"uri": self.good[0]} if len(self.good) == 1 else {"uris": self.good}))
         self.source.qmp.execute("migrate", uri=self.good[0])
         self.wait_source("active", *OVER)
         time.sleep(dice.uniform(0, 0.3))  # a random moment is what is wanted, here and below
@@ -157,15 +169,15 @@ class Run:
         self.source.qmp.execute("migrate", uri=self.dice.choice(self.good), resume=True)
 
     def do_resume_dead(self):
-        self.source.qmp.execute("migrate", uri=f"tcp:{self.host(1 - self.side)}:1", resume=True)
+        self.source.qmp.execute("migrate", uri=f"{self.dice.choice(self.schemes)}:{self.host(1 - self.side)}:1", resume=True)
 
     def do_resume_silent(self):
         self.source.qmp.execute("migrate", uri=self.silent[1 - self.side], resume=True)
 
     def do_recover_port(self):
-        uri = f"tcp:{self.host(1 - self.side)}:{self.port()}"
+        uri = f"{self.dice.choice(self.schemes)}:{self.host(1 - self.side)}:{self.port()}"
         self.destination.qmp.execute("migrate-recover", uri=uri)
-        self.good = [self.good[0], uri]
+        self.good = [*self.good[:len(self.schemes)], uri]
 
     def do_bandwidth(self):
         vm = self.dice.choice((self.source, self.destination))
@@ -217,7 +229,7 @@ class Run:
             attempts += 1
             wait_until(self.listens, "the destination does not listen")
             try:
-                self.source.qmp.execute("migrate", uri=self.good[0], resume=True)
+                self.source.qmp.execute("migrate", uri=self.dice.choice(self.good[:len(self.schemes)]), resume=True)
             except QmpError as refusal:
                 if refusal.description not in REFUSALS:
                     raise
@@ -228,10 +240,10 @@ class Run:
         return self.stayed(status)
 
     def listens(self):
-        """At its first port; or it will never be asked again."""
+        """At its first TCP port; or it will never be asked again."""
         if self.status_there() in ("completed", "ended"):
             return True
-        port = f":{int(self.good[0].rsplit(':', 1)[1]):04X}"
+        port = f":{int(self.good[len(self.schemes) - 1].rsplit(':', 1)[1]):04X}"
         with open(f"/proc/{self.destination.process.pid}/net/tcp", encoding="utf-8") as table:
             return any(fields[1].endswith(port) and fields[3] == "0A" for fields in map(str.split, table))
 
@@ -319,6 +331,8 @@ def options():
     o.add_argument("--count", type=int, default=20, help="sequences (default %(default)s)")
     o.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32), help="of the random numbers; it is printed")
     o.add_argument("--only", type=int, help="the sequence of this number alone")
+    o.add_argument("--roce", action="store_true", help="in the lab: by RDMA and by TCP between its two devices")
+    o.add_argument("--qemu", default="qemu-system-x86_64", help="another QEMU")
     o.add_argument("--log", help="Pageferry's own log goes to this file")
     return o.parse_args()
 
@@ -331,9 +345,9 @@ def main():
         os.environ["PAGEFERRY_LOG"] = given.log
     print(f"seed {given.seed}, {given.count} sequences, {len(BALLAST) // MIB} MiB of ballast", flush=True)
     with ExitStack() as stack:
-        net = stack.enter_context(Namespaces()) if os.geteuid() == 0 else None
+        net = Roce() if given.roce else stack.enter_context(Namespaces()) if os.geteuid() == 0 else None
         work = stack.enter_context(Workspace())
-        run = Run(work, net, stack)
+        run = Run(work, net, stack, given.qemu)
         begin = time.monotonic()
         plain = run.migration(random.Random(0), 0)  # without faults: what the others are compared with
         if not run.baseline:

@@ -17,6 +17,7 @@ using std::chrono::milliseconds;
 namespace {
 constexpr milliseconds message_wait{500};
 constexpr milliseconds load_wait{50};
+constexpr milliseconds look_interval{200};
 constexpr milliseconds revoke_timeout{10'000};
 constexpr milliseconds farewell{200};
 
@@ -432,16 +433,21 @@ Result<void> Destination::finish(const session::Message& last_word) {
         PAGEFERRY_TRY(machine_.transition(Status::completed, Cause::finished));
     }
     PAGEFERRY_TRY(told);
+    const auto limit = std::chrono::steady_clock::now() + dead_peer_;
     for (;;) {
-        const auto goodbye = answer("Goodbye", dead_peer_);
-        if (!goodbye) {
-            return std::unexpected(goodbye.error());
+        const auto message = reception_.inbox().wait(look_interval);
+        if (!message) {
+            return std::unexpected(message.error());
         }
-        if (about_pulls(*goodbye)) {
-            continue; // it was under way
+        if (!*message) {
+            if (std::chrono::steady_clock::now() >= limit) {
+                return std::unexpected(no_message("Goodbye", dead_peer_));
+            }
+            PAGEFERRY_TRY(look_at_the_door());
+        } else if (!about_pulls(**message)) { // those were under way
+            settled_ = std::holds_alternative<session::Goodbye>(**message);
+            return settled_ ? Result<void>{} : std::unexpected(unexpected_message(**message, "wait for Goodbye"));
         }
-        settled_ = std::holds_alternative<session::Goodbye>(*goodbye);
-        return settled_ ? Result<void>{} : std::unexpected(unexpected_message(*goodbye, "wait for Goodbye"));
     }
 }
 

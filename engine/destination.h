@@ -104,6 +104,7 @@ private:
     Result<void> load(const transport::session::RamFinal& final);
     Result<void> run_guest(bool running);
     Result<void> pull_the_rest();
+    Result<void> look_at_the_door();
     Result<void> say_progress();
     Result<void> finish(const transport::session::Message& last_word);
     void fail(const Error& error);

@@ -82,6 +82,15 @@ Result<void> Destination::say_progress() {
         .missing = receiver_->pages().missing_bytes(), .pulled = figures.bytes, .requests = figures.requests});
 }
 
+// A source that comes again has lost this connection, which may look whole from here until the dead-peer deadline has passed.
+Result<void> Destination::look_at_the_door() {
+    if (reception_.comes_again(session_, epoch_)) {
+        return std::unexpected(make_error(ErrorCode::io, "migrate", reception_.uri(),
+                                          "the source has lost this connection, and comes by a new one"));
+    }
+    return {};
+}
+
 // The guest runs here and takes what it still needs; at the end its page faults are the kernel's own business again.
 Result<void> Destination::pull_the_rest() {
     if (!postcopy_) {
@@ -101,6 +110,7 @@ Result<void> Destination::pull_the_rest() {
         if (auto error = receiver_->error()) {
             return std::unexpected(*error);
         }
+        PAGEFERRY_TRY(look_at_the_door());
         PAGEFERRY_TRY(say_progress());
     }
     receiver_->disconnect();

@@ -89,9 +89,9 @@ std::string Reception::uri() const {
     return ways_.at(way_).uri;
 }
 
-Result<std::optional<std::size_t>> Reception::accept() {
+Result<std::unique_ptr<Reception::Caller>> Reception::accept(milliseconds wait) {
     std::vector<Error> strangers;
-    auto accepted = listeners_.accept(accept_wait, strangers);
+    auto accepted = listeners_.accept(wait, strangers);
     for (const Error& stranger : strangers) {
         config_.turned_away(stranger);
     }
@@ -99,45 +99,97 @@ Result<std::optional<std::size_t>> Reception::accept() {
         return std::unexpected(std::move(accepted.error()));
     }
     if (!*accepted) {
-        return std::nullopt;
+        return std::unique_ptr<Caller>{};
     }
-    const std::lock_guard lock{mutex_};
-    interrupted_.reset();
-    connection_.emplace(std::move((*accepted)->connection));
-    channel_.emplace(*connection_, config_.options.dead_peer);
-    if (cancelled_) {
-        connection_->cancel();
+    return std::make_unique<Caller>(std::move(**accepted), config_.options.dead_peer);
+}
+
+// It has not been answered yet. timed_out: it said nothing.
+Result<session::Hello> Reception::read_hello(Caller& caller, milliseconds wait) {
+    auto first = caller.inbox.wait(wait);
+    if (!first) {
+        return std::unexpected(caller.inbox.cause_of(first.error()));
     }
-    inbox_ = std::make_unique<Inbox>(*connection_, *channel_);
-    return (*accepted)->listener;
+    if (!*first) {
+        return std::unexpected(make_error(ErrorCode::timed_out, "wait for", "Hello", "the peer connected and said nothing"));
+    }
+    auto* hello = std::get_if<session::Hello>(&**first);
+    if (hello == nullptr || hello->role != session::Role::source) {
+        return std::unexpected(unexpected_message(**first, "hello"));
+    }
+    if (auto version = session::agree_version(*hello); !version) {
+        return std::unexpected(std::move(version.error()));
+    }
+    return std::move(*hello);
 }
 
 Result<std::optional<session::Hello>> Reception::next() {
     drop();
-    const auto way = accept();
-    if (!way) {
-        return std::unexpected(way.error());
+    std::unique_ptr<Caller> caller;
+    std::optional<session::Hello> hello;
+    {
+        const std::lock_guard lock{mutex_};
+        caller = std::move(at_the_door_);
+        hello = std::exchange(hello_at_the_door_, {});
     }
-    if (!*way) {
-        return std::nullopt;
+    if (!caller) {
+        auto accepted = accept(accept_wait);
+        if (!accepted) {
+            return std::unexpected(std::move(accepted.error()));
+        }
+        if (!*accepted) {
+            return std::nullopt;
+        }
+        caller = std::move(*accepted);
     }
     {
         const std::lock_guard lock{mutex_};
-        way_ = **way;
+        interrupted_.reset();
+        way_ = caller->way;
+        present_ = std::move(caller);
+        if (cancelled_) {
+            present_->connection.cancel();
+        }
     }
-    auto first = inbox_->wait(std::min<milliseconds>(config_.options.handshake, hello_wait));
-    if (!first || !*first) {
-        return turn_away(first ? make_error(ErrorCode::timed_out, "wait for", "Hello", "the peer connected and said nothing")
-                               : cause(first.error()));
+    if (hello) {
+        return hello;
     }
-    auto* hello = std::get_if<session::Hello>(&**first);
-    if (hello == nullptr || hello->role != session::Role::source) {
-        return turn_away(unexpected_message(**first, "hello"));
+    auto said = read_hello(*present_, std::min<milliseconds>(config_.options.handshake, hello_wait));
+    if (!said) {
+        return turn_away(said.error());
     }
-    if (auto version = session::agree_version(*hello); !version) {
-        return turn_away(std::move(version.error()));
+    return std::move(*said);
+}
+
+bool Reception::comes_again(const transport::SessionId& session, std::uint32_t epoch) {
+    if (!at_the_door_) {
+        auto caller = accept(milliseconds{0});
+        if (!caller || !*caller) { // where nobody can come any more, next() says so
+            return false;
+        }
+        const std::lock_guard lock{mutex_};
+        at_the_door_ = std::move(*caller);
+        if (cancelled_) {
+            at_the_door_->connection.cancel();
+        }
     }
-    return std::move(*hello);
+    auto hello = read_hello(*at_the_door_, milliseconds{0});
+    if (!hello && hello.error().code == ErrorCode::timed_out &&
+        std::chrono::steady_clock::now() < at_the_door_->since + std::min<milliseconds>(config_.options.handshake, hello_wait)) {
+        return false;
+    }
+    std::unique_ptr<Caller> other;
+    {
+        const std::lock_guard lock{mutex_};
+        if (hello && hello->session == session && hello->epoch > epoch) {
+            hello_at_the_door_ = std::move(*hello);
+            return true;
+        }
+        other = std::move(at_the_door_);
+    }
+    send_away(std::move(other),
+              hello ? make_error(ErrorCode::refused, "hello", uri(), "this destination has a source already") : hello.error());
+    return false;
 }
 
 Result<void> Reception::welcome(const session::Hello& hello) {
@@ -145,21 +197,29 @@ Result<void> Reception::welcome(const session::Hello& hello) {
     if (!version) {
         return std::unexpected(version.error());
     }
-    return channel_->send(session::HelloReply{.version = *version,
-                                              .session = hello.session,
-                                              .epoch = hello.epoch,
-                                              .role = session::Role::destination,
-                                              .features = hello.features & config_.features,
-                                              .software = "pageferry " PAGEFERRY_VERSION});
+    return present_->channel.send(session::HelloReply{.version = *version,
+                                                      .session = hello.session,
+                                                      .epoch = hello.epoch,
+                                                      .role = session::Role::destination,
+                                                      .features = hello.features & config_.features,
+                                                      .software = "pageferry " PAGEFERRY_VERSION});
+}
+
+void Reception::send_away(std::unique_ptr<Caller> caller, const Error& error) {
+    std::ignore = caller->channel.send_within(session::Failure{.code = error.code, .text = error.to_string()}, farewell);
+    config_.turned_away(error);
 }
 
 Result<std::optional<session::Hello>> Reception::turn_away(Error error) {
     if (cancelled_) {
         return std::unexpected(std::move(error));
     }
-    std::ignore = channel_->send_within(session::Failure{.code = error.code, .text = error.to_string()}, farewell);
-    config_.turned_away(error);
-    drop();
+    std::unique_ptr<Caller> caller;
+    {
+        const std::lock_guard lock{mutex_};
+        caller = std::move(present_);
+    }
+    send_away(std::move(caller), error);
     return std::nullopt;
 }
 
@@ -172,28 +232,22 @@ void Reception::tell() {
         use_.uri = way.uri;
         use_.name = way.name;
     }
-    use_.connection = connection_->describe();
-    use_.lanes = connection_->counters().lanes;
+    use_.connection = present_->connection.describe();
+    use_.lanes = present_->connection.counters().lanes;
     config_.tell(use_);
 }
 
 void Reception::wake() {
     const std::lock_guard lock{mutex_};
-    if (inbox_) {
-        inbox_->wake();
+    if (present_) {
+        present_->inbox.wake();
     }
 }
 
 void Reception::drop() {
-    std::unique_ptr<Inbox> inbox;
-    {
-        const std::lock_guard lock{mutex_};
-        inbox = std::move(inbox_);
-    }
-    inbox.reset(); // its thread may have to be waited for
+    std::unique_ptr<Caller> gone; // not under the lock: its thread may have to be waited for
     const std::lock_guard lock{mutex_};
-    channel_.reset();
-    connection_.reset();
+    gone = std::move(present_);
 }
 
 Error Reception::cause(const Error& seen) {
@@ -203,26 +257,28 @@ Error Reception::cause(const Error& seen) {
             return *interrupted_;
         }
     }
-    return inbox_ ? inbox_->cause_of(seen) : seen;
+    return present_ ? present_->inbox.cause_of(seen) : seen;
 }
 
 bool Reception::interrupt(ErrorCode code, const std::string& text) {
     const std::lock_guard lock{mutex_};
-    if (!connection_) {
+    if (!present_) {
         return false;
     }
     interrupted_ = make_error(code, "migrate", ways_.at(way_).uri, text);
-    std::ignore = channel_->send_within(session::Failure{.code = code, .text = text}, short_farewell);
-    connection_->cancel();
+    std::ignore = present_->channel.send_within(session::Failure{.code = code, .text = text}, short_farewell);
+    present_->connection.cancel();
     return true;
 }
 
 void Reception::cancel(ErrorCode code, const std::string& text) {
     cancelled_ = true;
     const std::lock_guard lock{mutex_};
-    if (connection_) {
-        std::ignore = channel_->send_within(session::Failure{.code = code, .text = text}, short_farewell);
-        connection_->cancel();
+    for (Caller* const caller : {present_.get(), at_the_door_.get()}) {
+        if (caller != nullptr) {
+            std::ignore = caller->channel.send_within(session::Failure{.code = code, .text = text}, short_farewell);
+            caller->connection.cancel();
+        }
     }
     listeners_.cancel();
 }

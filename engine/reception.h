@@ -14,12 +14,14 @@
 #include "transport/session/messages.h"
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace pageferry::engine {
@@ -57,15 +59,19 @@ public:
     Result<void> welcome(const transport::session::Hello& hello);
     // It is not: it is told why, where it can be, and closed. Answers empty, or the error after cancel().
     Result<std::optional<transport::session::Hello>> turn_away(Error error);
+    // Whether the source of this session, whose connection is the present one, comes by a new one: then it has given up the
+    // present one, whatever this side knows of that, and next() answers the new one. Whoever else comes meanwhile is turned away.
+    // Waits for nobody.
+    [[nodiscard]] bool comes_again(const transport::SessionId& session, std::uint32_t epoch);
     // By which transport the source has come.
     void tell();
     // Closes the connection; after the return nothing of it can write this side's memory.
     void drop();
 
-    [[nodiscard]] bool connected() const { return inbox_ != nullptr; }
-    [[nodiscard]] transport::Connection& connection() { return *connection_; }
-    [[nodiscard]] transport::session::Channel& channel() { return *channel_; }
-    [[nodiscard]] Inbox& inbox() { return *inbox_; }
+    [[nodiscard]] bool connected() const { return present_ != nullptr; }
+    [[nodiscard]] transport::Connection& connection() { return present_->connection; }
+    [[nodiscard]] transport::session::Channel& channel() { return present_->channel; }
+    [[nodiscard]] Inbox& inbox() { return present_->inbox; }
     // The first thing that went wrong, where what was seen is only its consequence.
     [[nodiscard]] Error cause(const Error& seen);
 
@@ -85,17 +91,29 @@ private:
         std::string name; // of the transport's plugin
         bool also = false;
     };
-    Result<std::optional<std::size_t>> accept(); // the way by which a peer has come
+    struct Caller {
+        Caller(Listeners::Accepted accepted, std::chrono::milliseconds dead_peer)
+            : way(accepted.listener), connection(std::move(accepted.connection)), channel(connection, dead_peer),
+              inbox(connection, channel) {}
+        std::size_t way;
+        std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
+        transport::Connection connection;
+        transport::session::Channel channel;
+        Inbox inbox; // first to go: its thread uses the others
+    };
+    Result<std::unique_ptr<Caller>> accept(std::chrono::milliseconds wait); // none: nobody has come
+    Result<transport::session::Hello> read_hello(Caller& caller, std::chrono::milliseconds wait);
+    void send_away(std::unique_ptr<Caller> caller, const Error& error);
 
     ReceptionConfig config_;
     TransportUse use_;
-    mutable std::mutex mutex_; // held to exchange or use from outside: connection_, channel_, ways_
+    mutable std::mutex mutex_; // held to exchange or use from outside: ways_, present_, at_the_door_
     std::vector<Way> ways_;    // by the listeners' numbers
     std::size_t way_ = 0;      // by which the present peer came
     Listeners listeners_;
-    std::optional<transport::Connection> connection_;
-    std::optional<transport::session::Channel> channel_;
-    std::unique_ptr<Inbox> inbox_;
+    std::unique_ptr<Caller> present_;
+    std::unique_ptr<Caller> at_the_door_; // while another is present
+    std::optional<transport::session::Hello> hello_at_the_door_;
     std::optional<Error> interrupted_; // why the present connection was ended from here
     std::atomic<bool> cancelled_{false};
 };

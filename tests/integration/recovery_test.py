@@ -6,6 +6,7 @@ message of the session protocol and then cuts.
 """
 import os
 import struct
+import subprocess
 import time
 import unittest
 
@@ -14,7 +15,7 @@ from faults_proxy import Proxy
 from postcopy_common import (ACTIVE, BALLAST, PAUSED, RECOVER, SETUP, TO_POSTCOPY_DESTINATION, TO_POSTCOPY_SOURCE, PostcopyCase, ballast_at,
                              greets_and_hangs, never_accepts)
 from qemu_pair import Namespaces, QmpError, Timeout
-from under_pageferry import free_port, main, wait_until
+from under_pageferry import free_port, main, program, wait_until
 
 CANNOT_CANCEL = "Postcopy migration in progress, cannot cancel."
 
@@ -156,22 +157,25 @@ class Phases(Relayed):
         self.complete(self.source, self.destination)
 
     def test_an_old_connection_that_nobody_ended(self):
-        """The source is gone from it, the destination waits on it still: a new one is not taken before the old one's deadline has
-        passed, and what comes late by the old one goes nowhere.
+        """The source is gone from it, the destination waits on it still, and would for long: a new one of the same session ends it, a
+        stranger's does not. What comes late by the old one goes nowhere.
         """
-        short(self.destination, dead_peer=2000)
+        short(self.destination, dead_peer=600_000)
         self.enter_postcopy()
         self.destination.wait_writing()
         marks = self.marks()
         self.proxy.freeze()
         self.source.qmp.execute("migrate-pause")
         self.source.qmp.wait_event("MIGRATION", since=marks[0], status=PAUSED)
+        probe = subprocess.run([program("pageferry"), "probe", self.direct], capture_output=True, text=True, timeout=60, check=False)
+        self.assertIn("this destination has a source already", probe.stdout + probe.stderr)
         self.assertEqual(self.statuses(self.destination, marks[1]), [])
         self.source.qmp.execute("migrate", uri=self.direct, resume=True)
         self.destination.qmp.wait_event("MIGRATION", since=marks[1], status=PAUSED)
         self.source.qmp.wait_event("MIGRATION", since=marks[0], status=ACTIVE)
         self.assertEqual(self.statuses(self.source, marks[0]), [PAUSED, SETUP, RECOVER, ACTIVE])
         self.destination.wait_status(ACTIVE)
+        self.assertEqual(self.statuses(self.destination, marks[1]), [PAUSED, RECOVER, ACTIVE])
         self.proxy.freeze(False)
         self.complete(self.source, self.destination)
 

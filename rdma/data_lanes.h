@@ -101,7 +101,7 @@ private:
     static constexpr std::uint64_t longest = std::uint64_t{2} << 20; // of one request
     // Of one that reads: the peer's device answers it as a whole, and a fault's comes after it.
     static constexpr std::uint64_t longest_pull = std::uint64_t{64} << 10;
-    static constexpr std::uint32_t reserved = 4; // requests of each lane kept for fences
+    static constexpr std::uint32_t reserved = 5; // requests of each lane kept for fences, and for one proof of reads
 
     void handle(const ibv_wc& completion);
     void complete(DataLane& lane, std::uint64_t through);
@@ -110,6 +110,7 @@ private:
     // false: nothing could be posted now.
     bool post_some(Queue& queue, std::span<DataLane> lanes);
     [[nodiscard]] DataLane* least_busy(std::span<DataLane> lanes) const;
+    void add_proof(DataLane& lane, ibv_send_wr& last_read, ibv_send_wr& proof, ibv_sge& piece) const;
     bool post(DataLane& lane, ibv_send_wr* first);
     bool post_fences(std::uint32_t number);
     void cover(std::span<const pf_extent> extents, Urgency urgency);

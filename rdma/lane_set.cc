@@ -140,7 +140,8 @@ Result<void> LaneSet::open_device(ibv_context* context) {
         return {};
     };
     PAGEFERRY_TRY(make(control_buffer, 2 * control_slots * control_slot_bytes));
-    return make(service_buffer, 2 * service_depth * service_bytes);
+    PAGEFERRY_TRY(make(service_buffer, 2 * service_depth * service_bytes));
+    return make(proof_buffer, proof_bytes);
 }
 
 Result<void> LaneSet::make_pair(Lane& lane) const {

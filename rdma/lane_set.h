@@ -71,6 +71,8 @@ private:
     MemoryRegion region_;
 };
 
+inline constexpr std::uint32_t proof_bytes = 8;
+
 class LaneSet {
 public:
     struct Queue {
@@ -130,6 +132,7 @@ public:
     Queue data;
     Buffer control_buffer; // slots to receive into, then slots to send from
     Buffer service_buffer; // the same
+    Buffer proof_buffer;   // where reads of proof_bytes go that nobody looks at
 
 private:
     std::vector<std::unique_ptr<Lane>> all_;

@@ -63,8 +63,8 @@ def legal_changes():
 
 
 class Run:
-    def __init__(self, work, net, stack, qemu):
-        self.work, self.net, self.qemu = work, net, qemu
+    def __init__(self, work, net, stack, given):
+        self.work, self.net, self.qemu, self.actions = work, net, given.qemu, given.actions and given.actions.split(",")
         self.schemes = ("rdma", "tcp") if isinstance(net, Roce) else ("tcp",)
         self.legal = legal_changes()
         self.number, self.side = 0, 0
@@ -122,7 +122,7 @@ class Run:
     def act(self):
         names = ["kill-source", "kill-destination", "pause-source", "pause-destination", "resume", "resume", "resume-dead", "resume-silent",
                  "recover-port", "bandwidth", "automatic"] + (["cut", "restore", "restore", "blink"] if self.net else [])
-        name = self.dice.choice(names)
+        name = self.dice.choice([name for name in names if name in self.actions] if self.actions else names)
         if name.startswith(("resume", "recover")) and self.dice.random() < 0.7:
             self.wait_paused(self.dice.uniform(0, 2.5))  # most of what asks for a pause comes when there is one
         try:
@@ -237,7 +237,7 @@ class Run:
             return self.moved(attempts, faults)
         if any(e.name == "RESUME" for e in self.destination.qmp.events):
             raise Wrong(f"the source has {status}, and the destination has run")
-        return self.stayed(status)
+        return self.stayed(f"{status}, {self.source.migration().get('error-desc')}")
 
     def listens(self):
         """At its first TCP port; or it will never be asked again."""
@@ -333,6 +333,7 @@ def options():
     o.add_argument("--only", type=int, help="the sequence of this number alone")
     o.add_argument("--roce", action="store_true", help="in the lab: by RDMA and by TCP between its two devices")
     o.add_argument("--qemu", default="qemu-system-x86_64", help="another QEMU")
+    o.add_argument("--actions", help="these alone, with commas, of what may happen")
     o.add_argument("--log", help="Pageferry's own log goes to this file")
     return o.parse_args()
 
@@ -347,7 +348,7 @@ def main():
     with ExitStack() as stack:
         net = Roce() if given.roce else stack.enter_context(Namespaces()) if os.geteuid() == 0 else None
         work = stack.enter_context(Workspace())
-        run = Run(work, net, stack, given.qemu)
+        run = Run(work, net, stack, given)
         begin = time.monotonic()
         plain = run.migration(random.Random(0), 0)  # without faults: what the others are compared with
         if not run.baseline:

@@ -104,6 +104,26 @@ TEST_F(RdmaFaults, AFlushLeavesTheWordToItsCause) {
     expect_all_answer(pair.caller, why);
 }
 
+// docs/decisions/rdma-lanes.md: the proof of a READ.
+class RdmaMisread : public RdmaFaults, public testing::WithParamInterface<LaneKind> {};
+INSTANTIATE_TEST_SUITE_P(Of, RdmaMisread, testing::Values(LaneKind::bulk, LaneKind::urgent),
+                         [](const auto& one) { return one.param == LaneKind::bulk ? "bulk" : "urgent"; });
+
+TEST_P(RdmaMisread, AReadThatIsSaidToBeDoneAndIsNotIsNotBelieved) {
+    const auto kind = GetParam() == LaneKind::bulk ? PF_PULL_BULK : PF_PULL_URGENT;
+    Pair pair;
+    pair.add_memory(2 * MiB);
+    ASSERT_EQ(pair.caller.pull(kind, 0), PF_OK);
+    ASSERT_EQ(pair.caller.poll(), PF_OK);
+    hooks().misread({.side = Side::caller, .kind = GetParam(), .index = 0});
+    ASSERT_EQ(pair.caller.pull(kind, 4 * page), PF_OK);
+    EXPECT_NE(pair.caller.poll(), PF_OK);
+    EXPECT_TRUE(hooks().all_injected());
+    const Problem why = pair.caller.ending();
+    EXPECT_EQ(why.native, IBV_WC_WR_FLUSH_ERR) << why.text();
+    expect_all_answer(pair.caller, why);
+}
+
 // The side that is waiting for what comes is told as well.
 TEST_F(RdmaFaults, AReceiveThatFailsEndsItsSide) {
     Pair pair;

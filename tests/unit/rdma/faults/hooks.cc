@@ -21,6 +21,8 @@ Hooks& Hooks::get() {
 void Hooks::reset() {
     const std::scoped_lock lock{mutex_};
     completions_.clear();
+    misread_.reset();
+    misread_request_.reset();
     sends_.clear();
     receives_.clear();
     notifications_.clear();
@@ -33,6 +35,20 @@ void Hooks::reset() {
 void Hooks::spoil_completion(const LaneEnd& lane, ibv_wc_status status, unsigned nth) {
     const std::scoped_lock lock{mutex_};
     completions_.push_back({.lane = lane, .value = static_cast<int>(status), .left = nth});
+}
+
+void Hooks::misread(const LaneEnd& lane) {
+    const std::scoped_lock lock{mutex_};
+    misread_ = lane;
+}
+
+void Hooks::empty_a_read(const LaneEnd& lane, ibv_send_wr& request) {
+    if (misread_ == lane && request.opcode == IBV_WR_RDMA_READ) {
+        misread_.reset();
+        misread_request_ = {lane, request.wr_id};
+        request.opcode = IBV_WR_RDMA_WRITE;
+        request.num_sge = 0;
+    }
 }
 
 void Hooks::refuse_send(const LaneEnd& lane, int error, unsigned nth) {
@@ -57,7 +73,7 @@ void Hooks::refuse_notification(const LaneEnd& lane, int error) {
 
 bool Hooks::all_injected() {
     const std::scoped_lock lock{mutex_};
-    return completions_.empty() && sends_.empty() && receives_.empty() && !registration_;
+    return completions_.empty() && sends_.empty() && receives_.empty() && !registration_ && !misread_;
 }
 
 ibv_qp* Hooks::pair_of(const LaneEnd& lane) {
@@ -128,6 +144,10 @@ void Hooks::look_at(ibv_wc& completion) {
     if (lane == lanes_.end() || completion.status != IBV_WC_SUCCESS) {
         return;
     }
+    if (misread_request_ && misread_request_->first == lane->second && completion.wr_id != misread_request_->second) {
+        completion.status = IBV_WC_WR_FLUSH_ERR;
+        return;
+    }
     if (const int status = due(completions_, lane->second); status != 0) {
         completion.status = static_cast<ibv_wc_status>(status);
         completion.vendor_err = vendor_code;
@@ -168,6 +188,7 @@ int Hooks::post_send(ibv_qp* pair, ibv_send_wr* first, ibv_send_wr** bad) {
                     *bad = request;
                 } else {
                     last = request;
+                    hooks.empty_a_read(lane->second, *request);
                     hooks.remember(lane->second, *request);
                 }
             }

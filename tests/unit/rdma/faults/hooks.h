@@ -16,6 +16,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <utility>
 #include <vector>
 
 namespace pageferry::rdma::test {
@@ -39,6 +40,8 @@ public:
 
     // The n-th completion from now of that end of a lane gets this status.
     void spoil_completion(const LaneEnd& lane, ibv_wc_status status, unsigned nth = 1);
+    // Soft-RoCE's defect: the next READ there moves nothing and succeeds, and what comes behind it is flushed.
+    void misread(const LaneEnd& lane);
     // The n-th work request from now is not taken, with this errno; those before it in the same call are.
     void refuse_send(const LaneEnd& lane, int error, unsigned nth = 1);
     void refuse_receive(const LaneEnd& lane, int error, unsigned nth = 1);
@@ -113,6 +116,7 @@ private:
     static int request_notification(ibv_cq* queue, int solicited);
     void look_at(ibv_wc& completion);
     void remember(const LaneEnd& lane, const ibv_send_wr& request);
+    void empty_a_read(const LaneEnd& lane, ibv_send_wr& request);
     // errno when it is this one's turn
     static int due(std::vector<Injection>& injections, const LaneEnd& lane);
 
@@ -124,6 +128,8 @@ private:
     std::map<const rdma_cm_id*, Request> requested_;
     std::map<const ibv_pd*, Side> domains_;
     std::vector<Injection> completions_;
+    std::optional<LaneEnd> misread_; // to come
+    std::optional<std::pair<LaneEnd, std::uint64_t>> misread_request_;
     std::vector<Injection> sends_;
     std::vector<Injection> receives_;
     std::vector<Injection> notifications_;

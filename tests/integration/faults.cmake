@@ -8,7 +8,7 @@ endforeach()
 add_test(NAME faults_random
          COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/faults_random.py ${CMAKE_RUNTIME_OUTPUT_DIRECTORY} --count 12)
 set_tests_properties(faults_input faults_death faults_handover faults_network faults_random PROPERTIES LABELS integration TIMEOUT 600)
-# By hand: postcopy_random.py BUILD/bin --count 200
+# By hand: postcopy_random.py BUILD/bin --count 200, and over RDMA, in the lab, as its head says.
 add_test(NAME postcopy_random
          COMMAND Python3::Interpreter ${CMAKE_CURRENT_LIST_DIR}/postcopy_random.py ${CMAKE_RUNTIME_OUTPUT_DIRECTORY} --count 8)
 set_tests_properties(postcopy_random PROPERTIES LABELS integration TIMEOUT 600 PROCESSORS 2)

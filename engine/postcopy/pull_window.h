@@ -21,12 +21,12 @@ public:
     // Bytes. A busy machine delays everything by milliseconds now and then: below the least it would be never idle and never
     // fast.
     static constexpr std::uint64_t least = 1 << 20;
-    static constexpr std::uint64_t least_beside_faults = 256 << 10;
+    static constexpr std::uint64_t least_beside_faults = 512 << 10;
     static constexpr std::uint64_t most = 16 << 20;
     static constexpr std::uint64_t least_extent = 64 << 10; // bytes of one pull, but for larger pages
     static constexpr std::uint64_t most_extent = 256 << 10;
     static constexpr std::chrono::milliseconds queue{4};
-    static constexpr std::chrono::microseconds queue_beside_faults{300};
+    static constexpr std::chrono::milliseconds queue_beside_faults{1};
     static constexpr std::chrono::milliseconds fault_memory{50}; // so long after a fault there may be more
 
     [[nodiscard]] std::uint64_t bytes() const { return window_; }

@@ -77,7 +77,7 @@ Result<void> Destination::run() {
             // Once the source may have sent its permit, only a certain word says that the guest does not run here: the source's
             // own, or the hypervisor's refusal to run it.
             const bool told = reception_.connected() && reception_.channel().peer_failed();
-            const bool uncertain = loaded_ && !run_refused_ && !(told && machine_.status() != Status::postcopy_active);
+            const bool uncertain = loaded_ && !run_refused_ && (!told || machine_.status() == Status::postcopy_active);
             if (!uncertain && !ran_) {
                 fail(error);
                 return std::unexpected(error);

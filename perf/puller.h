@@ -56,8 +56,8 @@ private:
     std::atomic<std::size_t> asked_{0}; // under way
     std::atomic<std::uint64_t> background_bytes_{0};
     engine::PullWindow window_;
-    std::atomic<Clock::time_point> last_fault_{}; // asked for
-    std::array<Bulk, 256> bulks_{};               // by cookie
+    std::atomic<Clock::time_point> last_fault_; // asked for
+    std::array<Bulk, 256> bulks_{};             // by cookie
     std::vector<std::size_t> free_;
     std::uint64_t under_way_ = 0; // bytes of them
     std::uint64_t next_ = 0;

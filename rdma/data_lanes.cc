@@ -459,7 +459,7 @@ Clock::duration DataLanes::stalled_for() {
     pump_.drain(); // nobody may have polled for a while, which is no stall
     Clock::duration longest_stall{};
     const auto now = Clock::now();
-    for (DataLane& lane : lanes_) {
+    for (const DataLane& lane : lanes_) {
         if (!lane.posted.empty()) {
             longest_stall = std::max(longest_stall, now - lane.moved);
         }

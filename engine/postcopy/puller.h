@@ -96,9 +96,9 @@ private:
     std::atomic<std::size_t> unknown_{0};           // blocks of which not all is known
     std::atomic<std::uint64_t> hint_{no_hint};
     std::atomic<std::uint64_t> limit_{0};
-    std::atomic<std::chrono::steady_clock::time_point> last_fault_{}; // asked for
-    std::atomic<bool> full_{false};                                   // a request found the queue full
-    std::atomic<bool> all_taken_{false};                              // nothing unclaimed was left at the last look
+    std::atomic<std::chrono::steady_clock::time_point> last_fault_; // asked for
+    std::atomic<bool> full_{false};                                 // a request found the queue full
+    std::atomic<bool> all_taken_{false};                            // nothing unclaimed was left at the last look
     std::atomic<bool> stop_{false};
     // of the fault server's thread
     std::array<pf_extent, batch> requests_{};

@@ -9,12 +9,10 @@
 namespace pageferry::engine {
 namespace {
 
-using statemachine::Cause;
 using statemachine::Status;
 using testing::PostcopyPair;
 using testing::soon;
 using testing::taken;
-using testing::traced;
 namespace session = transport::session;
 
 constexpr std::chrono::minutes patience{1};

@@ -9,9 +9,7 @@
 namespace pageferry::engine {
 namespace {
 
-using statemachine::Cause;
 using statemachine::Status;
-using testing::pages;
 using testing::PostcopyPair;
 using testing::soon;
 using testing::taken;

@@ -19,6 +19,7 @@ namespace {
 using memory::testing::HypervisorProcess;
 using statemachine::Side;
 using statemachine::Status;
+using testing::again;
 
 constexpr std::uint64_t page = 4096;
 const std::vector<memory::testing::BlockSpec> one_block{{.name = "ram0", .pages = 64}};
@@ -84,15 +85,6 @@ protected:
             destination_->cancel();
             destination_done_.wait();
         }
-    }
-    static std::vector<memory::RamBlock> again(const HypervisorProcess& process) {
-        std::vector<memory::RamBlock> blocks;
-        for (const auto* block : process.blocks()) {
-            auto mapped = memory::RamBlock::map(block->info(), Fd{::fcntl(block->file(), F_DUPFD_CLOEXEC, 0)});
-            EXPECT_TRUE(mapped) << mapped.error().to_string();
-            blocks.push_back(std::move(*mapped));
-        }
-        return blocks;
     }
     [[nodiscard]] Candidate pinning() const { return {.uri = uri_, .transport = testing::changed_tcp(*tcp_, pins)}; }
 

@@ -1,5 +1,8 @@
 #include "tests/unit/engine/fake_guests.h"
 
+#include <gtest/gtest.h>
+
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -7,6 +10,16 @@
 #include <cerrno>
 
 namespace pageferry::engine::testing {
+
+std::vector<memory::RamBlock> again(const memory::testing::HypervisorProcess& process) {
+    std::vector<memory::RamBlock> blocks;
+    for (const auto* block : process.blocks()) {
+        auto mapped = memory::RamBlock::map(block->info(), Fd{::fcntl(block->file(), F_DUPFD_CLOEXEC, 0)});
+        EXPECT_TRUE(mapped) << mapped.error().to_string();
+        blocks.push_back(std::move(*mapped));
+    }
+    return blocks;
+}
 
 namespace {
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "engine/guest.h"
+#include "memory/ram_block.h"
 #include "tests/unit/memory/hypervisor_process.h"
 
 #include <atomic>
@@ -15,6 +16,9 @@
 namespace pageferry::engine::testing {
 
 inline const std::string device_state(200'000, 'd');
+
+// The blocks of a guest once more, mapped as a mover maps them.
+std::vector<memory::RamBlock> again(const memory::testing::HypervisorProcess& process);
 
 class FakeSourceGuest final : public SourceGuest {
 public:

@@ -22,22 +22,13 @@ namespace {
 using memory::testing::HypervisorProcess;
 using statemachine::Side;
 using statemachine::Status;
+using testing::again;
 using testing::changed_tcp;
 using testing::FakeDestinationGuest;
 using testing::FakeSourceGuest;
 
 constexpr std::uint64_t page = 4096;
 const std::vector<memory::testing::BlockSpec> one_block{{.name = "ram0", .pages = 64}};
-
-std::vector<memory::RamBlock> again(const HypervisorProcess& process) {
-    std::vector<memory::RamBlock> blocks;
-    for (const auto* block : process.blocks()) {
-        auto mapped = memory::RamBlock::map(block->info(), Fd{::fcntl(block->file(), F_DUPFD_CLOEXEC, 0)});
-        EXPECT_TRUE(mapped) << mapped.error().to_string();
-        blocks.push_back(std::move(*mapped));
-    }
-    return blocks;
-}
 
 Candidate missing(const std::string& uri) {
     return {.uri = uri, .transport = std::unexpected(make_error(ErrorCode::not_found, "load", uri, "the plugin is missing"))};

@@ -19,16 +19,6 @@ using memory::testing::HypervisorProcess;
 using statemachine::Cause;
 using statemachine::Status;
 
-std::vector<memory::RamBlock> again(const HypervisorProcess& process) {
-    std::vector<memory::RamBlock> blocks;
-    for (const auto* block : process.blocks()) {
-        auto mapped = memory::RamBlock::map(block->info(), Fd{::fcntl(block->file(), F_DUPFD_CLOEXEC, 0)});
-        EXPECT_TRUE(mapped) << mapped.error().to_string();
-        blocks.push_back(std::move(*mapped));
-    }
-    return blocks;
-}
-
 std::vector<std::string> taken(statemachine::EventQueue& events) {
     std::vector<std::string> names;
     while (auto event = events.take()) {

@@ -24,7 +24,6 @@
 
 namespace pageferry::engine::testing {
 
-std::vector<memory::RamBlock> again(const memory::testing::HypervisorProcess& process);
 std::vector<std::string> taken(statemachine::EventQueue& events); // names of the statuses, in order
 // Within what a test may take at the most on a machine that has much else to do.
 [[nodiscard]] bool soon(const std::function<bool()>& holds);

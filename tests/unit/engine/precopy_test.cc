@@ -18,21 +18,12 @@ namespace {
 using memory::testing::HypervisorProcess;
 using statemachine::Side;
 using statemachine::Status;
+using testing::again;
 using testing::FakeDestinationGuest;
 using testing::FakeSourceGuest;
 
 constexpr std::uint64_t page = 4096;
 const std::vector<memory::testing::BlockSpec> two_blocks{{.name = "ram0", .pages = 2048}, {.name = "ram1", .pages = 300}};
-
-std::vector<memory::RamBlock> again(const HypervisorProcess& process) {
-    std::vector<memory::RamBlock> blocks;
-    for (const auto* block : process.blocks()) {
-        auto mapped = memory::RamBlock::map(block->info(), Fd{::fcntl(block->file(), F_DUPFD_CLOEXEC, 0)});
-        EXPECT_TRUE(mapped) << mapped.error().to_string();
-        blocks.push_back(std::move(*mapped));
-    }
-    return blocks;
-}
 
 bool identical(const HypervisorProcess& a, const HypervisorProcess& b) {
     return std::ranges::equal(a.blocks(), b.blocks(), [](const auto* x, const auto* y) {

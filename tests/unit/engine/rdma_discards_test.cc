@@ -21,21 +21,12 @@ namespace {
 using memory::testing::HypervisorProcess;
 using statemachine::Side;
 using statemachine::Status;
+using testing::again;
 
 constexpr const char* address = "rdma:10.77.0.1:0";
 constexpr std::uint64_t page = 4096;
 constexpr std::uint64_t pages = 2048;
 const std::vector<memory::testing::BlockSpec> one_block{{.name = "ram0", .pages = pages}};
-
-std::vector<memory::RamBlock> again(const HypervisorProcess& process) {
-    std::vector<memory::RamBlock> blocks;
-    for (const auto* block : process.blocks()) {
-        auto mapped = memory::RamBlock::map(block->info(), Fd{::fcntl(block->file(), F_DUPFD_CLOEXEC, 0)});
-        EXPECT_TRUE(mapped) << mapped.error().to_string();
-        blocks.push_back(std::move(*mapped));
-    }
-    return blocks;
-}
 
 // Until the guest is stopped, a thread discards stretches of its memory and writes them, as QEMU and a guest do.
 class RestlessGuest final : public SourceGuest {

@@ -26,6 +26,7 @@ constexpr At hello_reply{.name = "HelloReply", .type = 2};
 constexpr At ram_table{.name = "RamTable", .type = 3};
 constexpr At permit{.name = "Permit", .type = 13};
 constexpr At running{.name = "Running", .type = 14};
+constexpr At delivered{.name = "Delivered", .type = 18};
 constexpr At pull_limit{.name = "PullLimit", .type = 19};
 constexpr At pull_progress{.name = "PullProgress", .type = 20};
 constexpr At resume{.name = "Resume", .type = 21};
@@ -34,6 +35,8 @@ constexpr At received{.name = "Received", .type = 22};
 // A control message of this type is the last of its connection; 0: none. before: the peer does not get it.
 std::atomic<unsigned> cut_at{0};
 std::atomic<bool> cut_before{true};
+// Messages of this type are still in the line when it is cut; 0: none.
+std::atomic<unsigned> never_arrives{0};
 // Called before each permit is sent.
 std::function<void()> before_permit; // NOLINT(cert-err58-cpp): an empty function
 
@@ -42,6 +45,9 @@ void cuts(pf_transport& table) {
         unsigned type = length >= 6 ? static_cast<const unsigned char*>(message)[4] : 0;
         if (type == permit.type && before_permit) {
             before_permit();
+        }
+        if (type != 0 && type == never_arrives) {
+            return PF_OK;
         }
         if (type == 0 || !cut_at.compare_exchange_strong(type, 0)) {
             return testing::real_tcp->send(connection, message, length, timeout_ms, error);
@@ -59,6 +65,7 @@ protected:
     void SetUp() override {
         cut_at = 0;
         cut_before = true;
+        never_arrives = 0;
         before_permit = {};
         PostcopyPair::SetUp();
         if (tcp_) {
@@ -131,6 +138,22 @@ TEST_P(PostcopyPermit, ItMayComeWhenAllPagesHaveCome) {
         std::this_thread::sleep_for(std::chrono::milliseconds{20}); // whoever is told of it has been told, most times
     };
     recover_to_the_end();
+    expect_same_ram();
+}
+
+class PostcopyDelivered : public PostcopyCut {};
+INSTANTIATE_TEST_SUITE_P(At, PostcopyDelivered, ::testing::Values(running), named);
+
+// What it was not told of is pulled, whether precopy had delivered it or not.
+TEST_P(PostcopyDelivered, CutBeforeItIsToldWhatIsThereNothingIsLost) {
+    telling_ = {.while_stopped = std::chrono::microseconds{0}, .part_bytes = 64 * page_size()};
+    never_arrives = delivered.type;
+    start_and_cut(GetParam());
+    EXPECT_TRUE(soon([this] { return both_paused(); }));
+    EXPECT_EQ(missing_at_first_, (pages_of(0) + pages_of(1)) * page_size());
+    EXPECT_GT(missing_bytes(), (touched_of(0) + touched_of(1)) * page_size());
+    recover_to_the_end();
+    EXPECT_EQ(destination_page_.postcopy.bytes, missing_at_first_) << "each page once, also those that were never touched";
     expect_same_ram();
 }
 

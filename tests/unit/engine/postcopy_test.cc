@@ -102,22 +102,6 @@ TEST_P(PostcopyOf, AGuestMayGoAnywhereBeforeItIsToldWhatIsThere) {
     EXPECT_EQ(taken(destination_events_), traced("postcopy", "dst"));
 }
 
-// What it was not told of is pulled, whether precopy had delivered it or not.
-TEST_F(Postcopy, CutBeforeItIsToldWhatIsThereNothingIsLost) {
-    telling_ = {.while_stopped = std::chrono::microseconds{0}, .part_bytes = 64 * page_size()};
-    fill_source();
-    leave_for_postcopy({pages(10, 20), pages(0, 3)});
-    on_run_ = [this] { relay_->cut(); };
-    start_destination();
-    make_source(relay_->uri());
-    start_source();
-    EXPECT_FALSE(source_done_.get());
-    ASSERT_TRUE(soon([this] { return both_paused(); }));
-    EXPECT_GT(missing_bytes(), 23 * page_size());
-    recover_to_the_end();
-    expect_same_ram();
-}
-
 TEST_P(PostcopyOf, FaultsDoNotWaitForWhatIsPulledInTheBackground) {
     start_slow_postcopy();
     std::vector<std::size_t> touches;

@@ -386,7 +386,7 @@ TEST_F(Launcher, QueriesAreExecutedAsTheyAre) {
 }
 
 TEST_F(Launcher, WhatIsRefusedIsSaid) {
-    start({"qemu-system-x86_64", "-object", "memory-backend-ram,id=a,size=64M"});
+    start({"qemu-system-x86_64", "-object", "memory-backend-file,id=a,size=64M,mem-path=/dev/shm"});
     EXPECT_EQ(exit_status(), 1);
     EXPECT_NE(output().find("use -object memory-backend-file,id=a,size=64M,mem-path=/dev/shm,share=on"), std::string::npos)
         << output();

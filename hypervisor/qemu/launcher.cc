@@ -115,7 +115,7 @@ Result<void> make_sockets(const LaunchPlan& plan, Launch& launch) {
 
 Result<std::string> log_destination(const LauncherSettings& settings, bool daemonized) {
     const char* given = std::getenv("PAGEFERRY_LOG");
-    const std::string text = given != nullptr && *given != '\0' ? given : settings.log;
+    std::string text = given != nullptr && *given != '\0' ? given : settings.log;
     if (text.empty()) {
         return daemonized ? "none" : "stderr";
     }

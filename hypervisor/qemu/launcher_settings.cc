@@ -34,7 +34,7 @@ Result<void> read_emulators(const json& value, LauncherSettings& settings) {
     }
     for (const auto& [name, program] : value.items()) {
         if (name.empty() || name.find('/') != std::string::npos) {
-            return std::unexpected(refuse(settings.file, join("\"", name, "\" in \"emulators\" is no name of a program"),
+            return std::unexpected(refuse(settings.file, join("\"", name, R"(" in "emulators" is no name of a program)"),
                                           "give the name alone, without a folder"));
         }
         if (!program.is_string() || program.get_ref<const std::string&>().empty()) {

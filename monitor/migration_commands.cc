@@ -4,6 +4,7 @@
 #include "monitor/capabilities.h"
 #include "monitor/migration_service.h"
 #include "monitor/parameters.h"
+#include "monitor/passed_sockets.h"
 #include "monitor/transport_choice.h"
 #include "transport/loader.h"
 
@@ -88,7 +89,7 @@ bool MigrationCommands::is_native() const {
 }
 
 void MigrationCommands::handle(const std::string& command, const nlohmann::json& arguments, const Answer& answer,
-                               const PassOn& pass_on) {
+                               const PassOn& pass_on, PassedSockets& sockets) {
     if (command == "cont" || command == "stop") {
         return run_state(command == "cont", arguments, answer, pass_on);
     }
@@ -97,7 +98,7 @@ void MigrationCommands::handle(const std::string& command, const nlohmann::json&
     } else if (service_.is_native()) {
         pass_on(false);
     } else if (command == "migrate") {
-        migrate(arguments, answer, pass_on);
+        migrate(arguments, answer, pass_on, sockets);
     } else if (command == "migrate-incoming") {
         migrate_incoming(arguments, answer, pass_on);
     } else if (command == "migrate-recover") {
@@ -205,7 +206,12 @@ Result<void> MigrationCommands::may_take_incoming() const {
     return {};
 }
 
-void MigrationCommands::migrate(const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on) {
+bool MigrationCommands::left_to_qemu(const MigrationTarget& target) const {
+    return target.carrier == MigrationTarget::Carrier::qemu || parameters_.carrier() == CarrierPolicy::qemu;
+}
+
+void MigrationCommands::migrate(const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on,
+                                PassedSockets& sockets) {
     Arguments reader{arguments};
     const TargetArguments where{reader};
     (void)reader.boolean("detach"); // for QEMU's human monitor; over QMP every migrate is detached
@@ -213,14 +219,19 @@ void MigrationCommands::migrate(const nlohmann::json& arguments, const Answer& a
     if (const auto done = reader.finish(); !done) {
         return refuse(answer, done.error());
     }
-    const auto target = where.resolve(false, scheme_known_);
+    auto target = where.resolve(false, scheme_known_);
     if (!target) {
         return refuse(answer, target.error());
     }
     if (const auto may = may_migrate(resume); !may) {
         return refuse(answer, may.error());
     }
-    if (target->carrier == MigrationTarget::Carrier::qemu) {
+    // A connection that the client has made already, with a destination of ours.
+    const std::string passed = target->uris.front().starts_with("fd:") ? target->uris.front().substr(3) : "";
+    if (const auto peer = sockets.peer(passed); peer && parameters_.carrier() == CarrierPolicy::pageferry) {
+        *target = {.carrier = MigrationTarget::Carrier::pageferry, .uris = {*peer}};
+    }
+    if (left_to_qemu(*target)) {
         if (resume) {
             return refuse(
                 answer,
@@ -232,6 +243,7 @@ void MigrationCommands::migrate(const nlohmann::json& arguments, const Answer& a
     if (!uris) {
         return refuse(answer, uris.error());
     }
+    sockets.shut_down(passed);
     service_.migrate({.uris = *uris, .as_asked = uris->front() == target->uris.front(), .resume = resume}, reply_to(answer));
 }
 
@@ -253,7 +265,7 @@ void MigrationCommands::migrate_incoming(const nlohmann::json& arguments, const 
     if (!target) {
         return refuse(answer, target.error());
     }
-    if (target->carrier == MigrationTarget::Carrier::qemu) {
+    if (left_to_qemu(*target)) {
         return start_native(true, answer, pass_on); // QEMU has its own `once`
     }
     const auto uris = choose(*target);

@@ -21,6 +21,7 @@ namespace pageferry::monitor {
 class Capabilities;
 class MigrationService;
 class Parameters;
+class PassedSockets;
 
 class MigrationCommands {
 public:
@@ -37,15 +38,17 @@ public:
     // answers with an error: then native_refused() is to be called.
     using PassOn = std::function<void(bool begins)>;
 
-    // Exactly one of the two is called, once, at once or later: answer with the result, or pass_on.
-    void handle(const std::string& command, const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on);
+    // Exactly one of the two is called, once, at once or later: answer with the result, or pass_on. sockets: those the client has
+    // passed, for `migrate fd:`; used before this returns.
+    void handle(const std::string& command, const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on,
+                PassedSockets& sockets);
     void native_refused();
 
     // QEMU's MIGRATION and MIGRATION_PASS events are shown to users.
     [[nodiscard]] bool is_native() const;
 
 private:
-    void migrate(const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on);
+    void migrate(const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on, PassedSockets& sockets);
     void migrate_incoming(const nlohmann::json& arguments, const Answer& answer, const PassOn& pass_on);
     void migrate_recover(const nlohmann::json& arguments, const Answer& answer);
     void migrate_continue(const nlohmann::json& arguments, const Answer& answer);
@@ -57,6 +60,7 @@ private:
     Result<void> set_parameters(const nlohmann::json& arguments);
     // What the user's URIs come to under the present policy.
     [[nodiscard]] Result<std::vector<std::string>> choose(const MigrationTarget& target) const;
+    [[nodiscard]] bool left_to_qemu(const MigrationTarget& target) const;
     [[nodiscard]] Result<void> may_migrate(bool resume) const;
     [[nodiscard]] bool incoming_has_started() const;
     [[nodiscard]] Result<void> may_take_incoming() const;

@@ -79,9 +79,11 @@ struct Choice {
 };
 
 constexpr std::string_view rdma_name = "x-pageferry-rdma";
-const std::array<Choice, 4> choices{Choice{"multifd-compression", "none", compressions}, Choice{"mode", "normal", modes},
+constexpr std::string_view carrier_name = "x-pageferry-carrier";
+const std::array<Choice, 5> choices{Choice{"multifd-compression", "none", compressions}, Choice{"mode", "normal", modes},
                                     Choice{"zero-page-detection", "multifd", zero_pages},
-                                    Choice{rdma_name, "preferred", rdma_policies, true}};
+                                    Choice{rdma_name, "preferred", rdma_policies, true},
+                                    Choice{carrier_name, "pageferry", carrier_policies, true}};
 // NOLINTEND(modernize-use-designated-initializers)
 
 std::string not_implemented(std::string_view name) {
@@ -222,6 +224,11 @@ Announce Parameters::announce() const {
             .rounds = number("announce-rounds"),
             .step = milliseconds(number("announce-step"))};
 }
+std::size_t Parameters::choice(std::string_view name, std::span<const std::string_view> values) const {
+    const auto& value = values_->at(std::string{name}).get_ref<const std::string&>();
+    return static_cast<std::size_t>(std::ranges::find(values, value) - values.begin());
+}
+
 std::chrono::milliseconds Parameters::dead_peer_timeout() const {
     return milliseconds(number("x-pageferry-dead-peer-timeout"));
 }
@@ -239,8 +246,10 @@ std::chrono::milliseconds Parameters::recover_time_limit() const {
 }
 
 RdmaPolicy Parameters::rdma() const {
-    const auto& value = values_->at(std::string{rdma_name}).get_ref<const std::string&>();
-    return static_cast<RdmaPolicy>(std::ranges::find(rdma_policies, value) - rdma_policies.begin());
+    return static_cast<RdmaPolicy>(choice(rdma_name, rdma_policies));
+}
+CarrierPolicy Parameters::carrier() const {
+    return static_cast<CarrierPolicy>(choice(carrier_name, carrier_policies));
 }
 
 nlohmann::json Parameters::for_qemu(const nlohmann::json& listed_by_qemu) const {

@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string_view>
 
 namespace pageferry::monitor {
@@ -50,7 +51,8 @@ public:
     [[nodiscard]] std::chrono::milliseconds recover_backoff() const;    // before the first attempt, doubled after each
     [[nodiscard]] std::chrono::milliseconds recover_time_limit() const; // from the pause, 0: none
 
-    [[nodiscard]] RdmaPolicy rdma() const; // x-pageferry-rdma
+    [[nodiscard]] RdmaPolicy rdma() const;       // x-pageferry-rdma
+    [[nodiscard]] CarrierPolicy carrier() const; // x-pageferry-carrier
 
     // Arguments for QEMU's own migrate-set-parameters before a migration that QEMU carries: those of ours that the user can set
     // and this QEMU has (its own answer to query-migrate-parameters), with their present values.
@@ -58,6 +60,7 @@ public:
 
 private:
     [[nodiscard]] std::uint64_t number(std::string_view name) const;
+    [[nodiscard]] std::size_t choice(std::string_view name, std::span<const std::string_view> values) const; // which of them
 
     std::unique_ptr<nlohmann::json> values_; // by name, as query() shows them
 };

@@ -159,7 +159,9 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
                                      .forward =
                                          [weak](Forward message) {
                                              if (const auto self = weak.lock()) {
-                                                 self->to_qemu({.forward = std::move(message), .owner = self->session});
+                                                 const bool for_nobody = message.for_nobody;
+                                                 self->to_qemu({.forward = std::move(message),
+                                                                .owner = for_nobody ? nullptr : self->session});
                                              }
                                          },
                                      .has_room =

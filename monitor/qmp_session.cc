@@ -91,7 +91,8 @@ std::optional<QmpSession::Command> QmpSession::read_command(const json& message)
 }
 
 QmpSession::QmpSession(std::unique_ptr<Channel> channel, Surroundings surroundings)
-    : channel_(std::move(channel)), around_(std::move(surroundings)) {}
+    : channel_(std::move(channel)), around_(std::move(surroundings)),
+      sockets_([this](const std::string& name) { close_at_qemu(name); }) {}
 
 QmpSession::~QmpSession() = default;
 
@@ -252,6 +253,7 @@ void QmpSession::run_command(Item item, const Command& command) {
     } else if (MigrationCommands::knows(command.name, command.out_of_band)) {
         intercept(std::move(item), command);
     } else {
+        note_descriptor(command);
         forward(std::move(item), command.out_of_band);
     }
 }
@@ -293,7 +295,29 @@ void QmpSession::intercept(Item item, const Command& command) {
             if (const auto alive = once()) {
                 alive->forward(std::move(pending->item), pending->out_of_band, begins_native);
             }
-        });
+        },
+        sockets_);
+}
+
+// What a client hands to QEMU, and takes back, may turn out to be the way to a migration's destination.
+void QmpSession::note_descriptor(const Command& command) {
+    const auto name = command.arguments.find("fdname");
+    if (name == command.arguments.end() || !name->is_string()) {
+        return;
+    }
+    if (command.name == "getfd") {
+        sockets_.passed(name->get<std::string>(), carried_);
+    } else if (command.name == "closefd") {
+        sockets_.closed(name->get<std::string>());
+    }
+}
+
+void QmpSession::close_at_qemu(const std::string& name) {
+    around_.forward(
+        {.text = json{{"execute", "closefd"}, {"arguments", {{"fdname", name}}}, {"id", "pageferry-closefd"}}.dump() + "\r\n",
+         .fds = {},
+         .id = std::make_unique<json>("pageferry-closefd"),
+         .for_nobody = true});
 }
 
 void QmpSession::forward(Item item, bool out_of_band, bool begins_native) {

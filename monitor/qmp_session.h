@@ -9,6 +9,7 @@
 #include "monitor/channel.h"
 #include "monitor/json_stream.h"
 #include "monitor/migration_commands.h"
+#include "monitor/passed_sockets.h"
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -29,6 +30,7 @@ struct Forward {
     std::unique_ptr<nlohmann::json> id; // null: none
     bool out_of_band = false;
     bool begins_native = false; // an error in the answer is to be told to MigrationCommands
+    bool for_nobody = false;    // the answer is not the client's
 };
 
 class QmpSession : public std::enable_shared_from_this<QmpSession> {
@@ -73,6 +75,8 @@ private:
     void run_command(Item item, const Command& command);
     void intercept(Item item, const Command& command);
     void forward(Item item, bool out_of_band, bool begins_native = false);
+    void note_descriptor(const Command& command);
+    void close_at_qemu(const std::string& name);
     QmpResult negotiate(const nlohmann::json& arguments);
     void answer(const QmpResult& result, const nlohmann::json* id);
     void item_done();
@@ -82,6 +86,7 @@ private:
 
     std::unique_ptr<Channel> channel_;
     Surroundings around_;
+    PassedSockets sockets_;
     JsonStream stream_;
     std::vector<Fd> carried_; // descriptors for the next message that QEMU gets
     std::deque<Item> queue_;  // in-band commands waiting for their turn

@@ -21,6 +21,13 @@ enum class RdmaPolicy {
 };
 inline constexpr std::array<std::string_view, 3> rdma_policies{"required", "preferred", "off"}; // in the order of the enum
 
+// The parameter x-pageferry-carrier: who carries migrations by tcp:, unix: and rdma:.
+enum class CarrierPolicy {
+    pageferry,
+    qemu, // QEMU's own migration, for a peer without Pageferry
+};
+inline constexpr std::array<std::string_view, 2> carrier_policies{"pageferry", "qemu"}; // in the order of the enum
+
 inline constexpr std::size_t most_uris = 8; // that a user can give
 
 // The URIs to try, in order, each once: what the user gave, each well-formed, and

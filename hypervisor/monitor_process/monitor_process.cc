@@ -1,6 +1,7 @@
 #include "hypervisor/monitor_process/monitor_process.h"
 
 #include "monitor/event_loop.h"
+#include "monitor/passed_sockets.h"
 
 #include <spdlog/spdlog.h>
 
@@ -145,18 +146,27 @@ void MonitorProcess::begin_incoming() {
         spdlog::error("-incoming {}: {}", config_.incoming, why);
         qmp_->execute("quit", nlohmann::json::object(), [](const Result<nlohmann::json>&) {});
     };
+    const auto go_on = [this, give_up] {
+        if (const auto served = serve_all(); !served) {
+            return give_up(served.error().to_string());
+        }
+        up();
+    };
+    const nlohmann::json arguments{{"uri", config_.incoming}};
+    monitor::PassedSockets none;
     commands_->handle(
-        "migrate-incoming", {{"uri", config_.incoming}},
-        [this, give_up](const monitor::QmpResult& result) {
-            if (!result) {
-                return give_up(result.error().desc);
-            }
-            if (const auto served = serve_all(); !served) {
-                return give_up(served.error().to_string());
-            }
-            up();
+        "migrate-incoming", arguments,
+        [give_up, go_on](const monitor::QmpResult& result) { result ? go_on() : give_up(result.error().desc); },
+        [this, give_up, go_on, arguments](bool) { // x-pageferry-carrier: QEMU's own business
+            qmp_->execute("migrate-incoming", arguments, [this, give_up, go_on](const Result<nlohmann::json>& done) {
+                if (!done) {
+                    commands_->native_refused();
+                    return give_up(done.error().reason);
+                }
+                go_on();
+            });
         },
-        [](bool) {});
+        none);
 }
 
 Result<void> MonitorProcess::serve_all() {

@@ -1,8 +1,11 @@
 #include "bench.h"
 
 #include "monitor/arguments.h"
+#include "monitor/passed_sockets.h"
 
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include <fstream>
 #include <optional>
@@ -18,6 +21,8 @@ struct Commands : testing::Test {
     Capabilities capabilities;
     Parameters parameters;
     MigrationCommands commands{service, capabilities, parameters, [](const std::string& scheme) { return scheme == "chaos"; }};
+    PassedSockets sockets{[this](const std::string& name) { closed_at_qemu.push_back(name); }};
+    std::vector<std::string> closed_at_qemu;
     bool passed = false;
     bool begins_native = false;
 
@@ -34,7 +39,8 @@ struct Commands : testing::Test {
             [&](bool begins) {
                 passed = true;
                 begins_native = begins;
-            });
+            },
+            sockets);
         EXPECT_NE(result.has_value(), passed);
         return result.value_or(json(nullptr));
     }
@@ -161,6 +167,59 @@ TEST_F(Commands, FdExecAndFileAreHandedToQemu) {
     EXPECT_EQ(error("migrate", {{"uri", "fd:x"}}), "hand over QEMU: not now");
     service.now = Status::active;
     EXPECT_EQ(error("migrate", {{"uri", "fd:x"}}), "There's a migration process in progress");
+}
+
+// As libvirt does it: it connects, passes the socket, and says where by its name.
+TEST_F(Commands, APassedSocketSaysWhereToMigrate) {
+    const json by_fd{{"uri", "fd:migrate"}};
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof address;
+    auto* const general = reinterpret_cast<sockaddr*>(&address); // NOLINT(*-reinterpret-cast)
+    const Fd listener{::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    ASSERT_EQ(::bind(listener.get(), general, length), 0);
+    ASSERT_EQ(::listen(listener.get(), 4), 0);
+    ASSERT_EQ(::getsockname(listener.get(), general, &length), 0);
+    std::vector<Fd> passed_fd;
+    passed_fd.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(::connect(passed_fd.front().get(), general, length), 0);
+    const std::string there = "tcp:127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+
+    sockets.passed("migrate", passed_fd);
+    service.now = Status::active;
+    EXPECT_EQ(error("migrate", by_fd), "There's a migration process in progress");
+    EXPECT_EQ(sockets.peer("migrate"), there) << "a refusal changes nothing";
+    service.now = Status::none;
+    EXPECT_EQ(run("migrate", by_fd), done);
+    EXPECT_EQ(service.asked.back(), "migrate " + there);
+    EXPECT_EQ(closed_at_qemu, std::vector<std::string>{"migrate"});
+
+    EXPECT_EQ(run("migrate", by_fd), json(nullptr)) << "it is gone: QEMU's to say so";
+    EXPECT_TRUE(passed && begins_native);
+
+    service.native = false;
+    sockets.passed("migrate", passed_fd);
+    ASSERT_EQ(run("migrate-set-parameters", {{"x-pageferry-carrier", "qemu"}}), done);
+    EXPECT_EQ(run("migrate", by_fd), json(nullptr));
+    EXPECT_TRUE(passed && begins_native) << "the policy leaves it to QEMU";
+}
+
+TEST_F(Commands, ThePolicyLeavesMigrationsToQemu) {
+    ASSERT_EQ(run("migrate-set-parameters", {{"x-pageferry-carrier", "qemu"}}), done);
+    EXPECT_EQ(run("migrate", {{"uri", "tcp:h:1"}}), json(nullptr));
+    EXPECT_TRUE(passed && begins_native);
+    EXPECT_EQ(run("migrate", {{"uri", "tcp:h:1"}}), json(nullptr)) << "while it lasts everything is QEMU's";
+    EXPECT_TRUE(passed && !begins_native);
+    service.native = false;
+    service.at = Side::destination;
+    EXPECT_EQ(run("migrate-incoming", {{"uri", "tcp:0:1"}}), json(nullptr));
+    EXPECT_TRUE(passed && begins_native);
+    service.native = false;
+    ASSERT_EQ(run("migrate-set-parameters", {{"x-pageferry-carrier", "pageferry"}}), done);
+    EXPECT_EQ(run("migrate-incoming", {{"uri", "tcp:0:1"}}), done);
+    EXPECT_EQ(error("migrate-set-parameters", {{"x-pageferry-carrier", "pigeon"}}),
+              "Parameter 'x-pageferry-carrier' does not accept value 'pigeon'");
 }
 
 TEST_F(Commands, TheHumanMonitorsMigrationsAreRefusedWithTheQmpCommand) {

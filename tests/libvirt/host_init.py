@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""The first process of one host of libvirt_hosts.py, in mount, UTS and PID namespaces of its own: makes the host's folders, then reaps.
+
+    unshare --mount --uts --pid --fork --kill-child --mount-proc host_init.py FOLDER NAME BIN
+
+FOLDER holds etc/, passwd and group; BIN becomes /opt/pageferry/bin. It ends with its standard input, and everything in the host with it.
+Standard library only.
+"""
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+
+USER_ID = 64055  # Debian's own number for libvirt-qemu
+
+
+def mount(*words):
+    subprocess.run(["mount", *words], check=True)
+
+
+def own_folder(path, folder):
+    os.makedirs(path, exist_ok=True)
+    mount("--bind", folder, path)
+
+
+def main():
+    folder, name, programs = sys.argv[1:]
+    socket.sethostname(name)
+    for path in ("/run", "/opt"):
+        mount("-t", "tmpfs", "-o", "mode=0755", "none", path)
+    mount("-t", "tmpfs", "-o", "mode=1777", "none", "/dev/shm")
+    os.makedirs("/run/libvirt")
+    os.makedirs("/run/netns", exist_ok=True)
+    os.makedirs("/opt/pageferry/bin")
+    mount("--bind", programs, "/opt/pageferry/bin")
+    for path in ("/etc/libvirt", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt"):
+        own_folder(path, os.path.join(folder, path.strip("/").replace("/", "-")))
+    for file in ("passwd", "group", "hosts"):
+        mount("--bind", os.path.join(folder, file), f"/etc/{file}")
+    # As a udev rule does it where Pageferry is installed: the device for whoever may run guests.
+    faults = os.path.join(folder, "userfaultfd")
+    os.mknod(faults, stat.S_IFCHR | 0o600, os.stat("/dev/userfaultfd").st_rdev)
+    os.chown(faults, USER_ID, USER_ID)
+    mount("--bind", faults, "/dev/userfaultfd")
+    signal.signal(signal.SIGCHLD, lambda *_: reap())
+    print("ready", flush=True)
+    sys.stdin.read()
+
+
+def reap():
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+main()

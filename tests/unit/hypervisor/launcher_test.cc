@@ -88,6 +88,7 @@ protected:
         if (qemu != 0) {
             return;
         }
+        ::setenv("PAGEFERRY_CONFIG", (folder / "no-settings").c_str(), 1);
         ::setenv("PAGEFERRY_LIBEXEC", PAGEFERRY_TEST_STAND_IN, 1);
         ::setenv("PAGEFERRY_TEST_REPORT", (folder / "report").c_str(), 1);
         ::setenv("PAGEFERRY_TEST_BEHAVE", behaviour.c_str(), 1);

@@ -8,6 +8,7 @@ packages_of() {
     demo) packages_of qemu ;;
     test) echo clang-format-19 && packages_of qemu ;;
     slow-disk) echo python3-fusepy ;;
+    libvirt) echo libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt ;;
     lint) echo clang-format-19 clang-tidy-19 shellcheck python3 ;;
     fuzz) echo clang-19 libclang-rt-19-dev ;;
     lab) echo qemu-system-x86 iproute2 dash bash util-linux ibverbs-providers ibverbs-utils rdmacm-utils perftest xz-utils zstd python3 ;;

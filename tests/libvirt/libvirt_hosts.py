@@ -86,7 +86,7 @@ class Host:
             'memory_backing_dir = "/dev/shm"', f"migration_port_min = {49152 + 64 * number}", f"migration_port_max = {49152 + 64 * number + 63}",
             f'migration_address = "{self.address}"', f'migration_host = "{self.address}"',
             "cgroup_device_acl = [" + ", ".join(f'"/dev/{name}"' for name in (
-                "null", "full", "zero", "random", "urandom", "ptmx", "kvm", "userfaultfd")) + "]", settings, "")))
+                "null", "full", "zero", "random", "urandom", "ptmx", "kvm", "userfaultfd", *_verbs_devices())) + "]", settings, "")))
 
     def _write(self, name, text):
         with open(os.path.join(self.folder, name), "w", encoding="utf-8") as file:
@@ -193,17 +193,17 @@ class Host:
 
 
 class Hosts:
-    """Both, on a network of their own."""
+    """Both, on a network of their own; or on the machine's, with the addresses that are given, where an RDMA device is."""
 
     names = ("src.example", "dst.example")
 
-    def __init__(self, work, programs, settings=""):
-        self.network = Namespaces()
+    def __init__(self, work, programs, settings="", addresses=None):
+        self.network = Namespaces() if addresses is None else None
         self.both = []
         try:
-            others = list(zip(self.names, self.network.addresses))
+            others = list(zip(self.names, addresses or self.network.addresses))
             for number, (name, address) in enumerate(others):
-                self.both.append(Host(work, name, number, programs, address, others, self.network.prefix(number), settings))
+                self.both.append(Host(work, name, number, programs, address, others, self.network.prefix(number) if self.network else (), settings))
         except BaseException:
             self.close()
             raise
@@ -211,7 +211,8 @@ class Hosts:
     def close(self):
         for host in self.both:
             host.close()
-        self.network.close()
+        if self.network:
+            self.network.close()
 
     def __enter__(self):
         return self
@@ -238,6 +239,12 @@ def domain(name, image, emulator=EMULATOR, memory_mib=64, backing="", extra="", 
   </devices>
 </domain>
 """
+
+
+def _verbs_devices():
+    """Names below /dev of what RDMA needs: libvirt's guests see no others than those that are named."""
+    return [f"infiniband/{name}" for name in sorted(os.listdir("/dev/infiniband")) if name.startswith(("rdma_cm", "uverbs"))] if os.path.isdir(
+        "/dev/infiniband") else []
 
 
 def _text(path):

@@ -26,6 +26,10 @@ USER = "libvirt-qemu"
 EMULATOR = "/opt/pageferry/bin/pageferry-qemu-system-x86_64"
 STOCK = "/usr/bin/qemu-system-x86_64"
 
+BACKING = "<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>"
+# libvirt wants a limit for rdma://, and gives what it starts as much locked memory: RAM, which is registered, and what verbs need beside it.
+RDMA_BACKING = "<memtune><hard_limit unit='MiB'>1024</hard_limit></memtune>" + BACKING
+
 
 @dataclass
 class Release:

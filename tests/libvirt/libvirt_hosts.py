@@ -51,8 +51,9 @@ class Virsh(Exception):
 class Host:
     """One of the two. Its daemon runs from start_daemon() to stop_daemon() or kill_daemon(); its guests outlive that."""
 
-    def __init__(self, work, name, number, programs, address, others, prefix=(), settings=""):
-        self.name, self.address, self.prefix = name, address, list(prefix)
+    def __init__(self, work, name, number, programs, address, others, prefix=(), settings="", port=None):
+        """port: of TCP, where its daemon is reached by those of other machines."""
+        self.name, self.address, self.prefix, self._port = name, address, list(prefix), port
         self.folder = work.file(name)
         self.sockets = os.path.join(self.folder, "sockets")
         self.uri = f"qemu+unix:///system?socket={self.sockets}/libvirt-sock"
@@ -84,6 +85,8 @@ class Host:
         self._write("hosts", "127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in others))
         self._write("etc-libvirt/libvirtd.conf", "\n".join((
             f'unix_sock_dir = "{self.sockets}"', 'auth_unix_rw = "none"', 'auth_unix_ro = "none"', 'unix_sock_ro_perms = "0777"',
+            *((f'listen_addr = "{self.address}"', f'tcp_port = "{self._port}"', "listen_tls = 0", "listen_tcp = 1", 'auth_tcp = "none"')
+              if self._port else ()),
             f'host_uuid = "{uuid.uuid5(uuid.NAMESPACE_DNS, self.name)}"', 'log_outputs = "2:stderr"', 'keepalive_interval = -1', "")))
         self._write("etc-libvirt/qemu.conf", "\n".join((
             'security_driver = "none"', "dynamic_ownership = 0", "cgroup_controllers = []", 'stdio_handler = "file"',
@@ -107,8 +110,8 @@ class Host:
 
     def start_daemon(self):
         self._log = open(os.path.join(self.folder, "libvirtd.log"), "a", encoding="utf-8")
-        self._daemon = subprocess.Popen(self.inside("/usr/sbin/libvirtd"), stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
-                                        env=self._environment)
+        self._daemon = subprocess.Popen(self.inside("/usr/sbin/libvirtd", *(["--listen"] if self._port else [])), stdin=subprocess.DEVNULL,
+                                        stdout=self._log, stderr=self._log, env=self._environment)
         wait_until(self._answers, lambda: f"{self.name}'s libvirtd does not answer:\n{self.log()[-2000:]}")
 
     def _answers(self):

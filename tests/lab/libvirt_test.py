@@ -159,10 +159,19 @@ class LibvirtOfTwo(unittest.TestCase):
         ended = self.source.wait_ended(bad)
         self.tell(f"virsh ended: {ended}; {self.shown()}")
         self.lab.drop_roce(0)
+        wait_until(lambda: "postcopy-paused" in self.source.virsh("qemu-monitor-command", GUEST, '{"execute": "query-migrate"}'), "the attempt ends", every=1)
+        self.tell(f"the attempt has ended: {self.shown()}")
         self.mark()
         good = self.migrate("--postcopy-resume", port=4446)
         ended = self.source.wait_ended(good)
         self.tell(f"virsh ended: {ended}; {self.shown()}")
+        time.sleep(20)
+        for end in self.both():
+            try:
+                print(end.virsh("qemu-monitor-command", GUEST, '{"execute": "query-migrate"}'))
+            except Refused as e:
+                print(e)
+        self.tell(f"later: {self.shown()}")
         self.destination.ask("wait_writing")
         self.assertIsNone(self.destination.ask("check"))
         print("---", self.source.ask("logs"), "---", self.destination.ask("logs"))

@@ -71,7 +71,10 @@ std::unexpected<Fault> Dialer::fail(int error) {
     std::string remedy;
     switch (error) {
     case ECONNREFUSED:
-    case ENOENT: remedy = "nobody listens there: start the destination first, and check host and port"; break;
+    case ENOENT:
+        remedy = "nobody listens there: start the destination first, under Pageferry (plain QEMU listens for one connection only), "
+                 "and check host and port";
+        break;
     case ENETUNREACH:
     case EHOSTUNREACH: remedy = "check the address and this host's routes"; break;
     case EMFILE: remedy = "raise the limit on open files (ulimit -n)"; break;

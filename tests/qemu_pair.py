@@ -202,7 +202,8 @@ class Workspace:
         return os.path.join(self.path, name)
 
     def environment(self):
-        return {**os.environ, _TAG: self.id}
+        """With no settings file, unless the test writes one: this machine's own would count otherwise."""
+        return {**os.environ, _TAG: self.id, "PAGEFERRY_CONFIG": self.file("qemu.json")}
 
     def processes(self):
         """{pid: command line} of what is still running of this workspace: QEMUs, and whatever they or their launchers started."""

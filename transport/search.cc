@@ -35,8 +35,10 @@ std::vector<fs::path> search_path(std::span<const fs::path> first) {
     std::error_code failed;
     if (const fs::path program = fs::read_symlink("/proc/self/exe", failed); !failed) {
         const fs::path folder = program.parent_path();
-        places.push_back((folder / ".." / PAGEFERRY_RELATIVE_LIBDIR / "pageferry").lexically_normal());
-        places.push_back((folder / "../lib/pageferry").lexically_normal());
+        // The mover is one deeper than the command: PREFIX/libexec/pageferry, and PREFIX/bin.
+        const fs::path prefix = folder / (folder.filename() == "pageferry" ? "../.." : "..");
+        places.push_back((prefix / PAGEFERRY_RELATIVE_LIBDIR / "pageferry").lexically_normal());
+        places.push_back((prefix / "lib/pageferry").lexically_normal());
         places.push_back(folder);
     }
     places.emplace_back(PAGEFERRY_PLUGIN_DIR);

@@ -84,7 +84,24 @@ void MonitorProcess::wait_for_qemus_end() {
     });
 }
 
+// The parameters' first values, from the launcher's settings file.
+Result<void> MonitorProcess::use_settings() {
+    if (config_.parameters.empty()) {
+        return {};
+    }
+    const auto values = nlohmann::json::parse(config_.parameters, nullptr, false);
+    if (!values.is_object()) {
+        return std::unexpected(make_error(ErrorCode::protocol, "read", "parameters", "they are no JSON object"));
+    }
+    if (auto set = parameters_.set(values); !set) {
+        return std::unexpected(make_error(ErrorCode::invalid_argument, "use \"parameters\"", "of " + config_.settings_file,
+                                          set.error().reason, "correct the settings file"));
+    }
+    return {};
+}
+
 Result<void> MonitorProcess::start() {
+    PAGEFERRY_TRY(use_settings());
     qemu_.assign(config_.qemu_pidfd);
     wait_for_qemus_end();
     auto backend = monitor::QmpBackend::open(io_, Fd{config_.qmp_fd});

@@ -32,7 +32,7 @@ public:
     void run();
 
 private:
-    Result<void> start_private_monitor();
+    Result<void> use_settings();
     Result<void> serve(UserMonitor& user);
     Result<void> serve_all();
     [[nodiscard]] bool listens_first() const;

@@ -113,17 +113,25 @@ Result<void> make_sockets(const LaunchPlan& plan, Launch& launch) {
     return {};
 }
 
-std::string log_destination(bool daemonized) {
+Result<std::string> log_destination(const LauncherSettings& settings, bool daemonized) {
     const char* given = std::getenv("PAGEFERRY_LOG");
-    const std::string text = given != nullptr ? given : "";
+    std::string text = given != nullptr && *given != '\0' ? given : settings.log;
     if (text.empty()) {
         return daemonized ? "none" : "stderr";
     }
+    if (text == "stderr" || text == "none") {
+        return text;
+    }
     std::error_code error;
-    return text == "stderr" || text == "none" ? text : std::filesystem::absolute(text, error).string();
+    std::string file = std::filesystem::absolute(text, error).string();
+    // A log that cannot be written would end the monitor process, without a word.
+    if (const Fd opened{::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)}; !opened) {
+        return std::unexpected(errno_error(errno, "open", "log " + file, "QEMU's user has to be able to write the log"));
+    }
+    return file;
 }
 
-Result<void> start_monitor_process(const LaunchPlan& plan, Launch& launch, Fd ready_writer) {
+Result<void> start_monitor_process(const LaunchPlan& plan, const LauncherSettings& settings, Launch& launch, Fd ready_writer) {
     auto program = find_monitor_program();
     if (!program) {
         return std::unexpected(program.error());
@@ -131,6 +139,10 @@ Result<void> start_monitor_process(const LaunchPlan& plan, Launch& launch, Fd re
     launch.pidfd.reset(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0)));
     if (!launch.pidfd) {
         return std::unexpected(errno_error(errno, "pidfd_open", {}, "Linux 5.3 or later is needed"));
+    }
+    auto log = log_destination(settings, plan.daemonize);
+    if (!log) {
+        return std::unexpected(log.error());
     }
     MonitorConfig config{.qemu_pid = ::getpid(),
                          .qemu_pidfd = launch.pidfd.get(),
@@ -146,7 +158,9 @@ Result<void> start_monitor_process(const LaunchPlan& plan, Launch& launch, Fd re
                          .untracked_writers = plan.untracked_writers,
                          .discarders = plan.discarders,
                          .daemonized = plan.daemonize,
-                         .log = log_destination(plan.daemonize)};
+                         .log = std::move(*log),
+                         .parameters = settings.parameters,
+                         .settings_file = settings.file};
     std::vector<int> keep{config.qemu_pidfd, config.qmp_fd, config.agent_fd, config.ready_fd};
     for (std::size_t i = 0; i < launch.monitors.size(); ++i) {
         config.user_monitors.push_back(launch.monitors[i].describe(plan.monitors[i], launch.backends[i].ours.get()));
@@ -229,7 +243,7 @@ void occupy_stdio() {
     ::close(fd);
 }
 
-int launch_qemu(const std::string& program, LaunchPlan plan, ReadyPipe pipe) {
+int launch_qemu(const std::string& program, LaunchPlan plan, const LauncherSettings& settings, ReadyPipe pipe) {
     Launch launch;
     launch.ready = std::move(pipe.reading);
     auto agent = find_agent();
@@ -243,7 +257,7 @@ int launch_qemu(const std::string& program, LaunchPlan plan, ReadyPipe pipe) {
         return report(made.error());
     }
     launch.userfaultfd.reset(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC)); // often forbidden; the agent has other ways
-    if (auto started = start_monitor_process(plan, launch, std::move(pipe.writing)); !started) {
+    if (auto started = start_monitor_process(plan, settings, launch, std::move(pipe.writing)); !started) {
         return report(started.error());
     }
     const int error = execute_qemu(program, plan, launch, *agent);
@@ -252,7 +266,7 @@ int launch_qemu(const std::string& program, LaunchPlan plan, ReadyPipe pipe) {
 
 } // namespace
 
-int run_qemu(std::vector<std::string> argv) {
+int run_qemu(std::vector<std::string> argv, const LauncherSettings& settings) {
     auto plan = plan_launch(argv, LinuxHost{});
     if (!plan) {
         return report(plan.error());
@@ -279,7 +293,12 @@ int run_qemu(std::vector<std::string> argv) {
             return outcome->status;
         }
     }
-    return launch_qemu(*program, std::move(*plan), std::move(*pipe));
+    return launch_qemu(*program, std::move(*plan), settings, std::move(*pipe));
+}
+
+int run_qemu(std::vector<std::string> argv) {
+    const auto settings = LauncherSettings::load();
+    return settings ? run_qemu(std::move(argv), *settings) : report(settings.error());
 }
 
 } // namespace pageferry::hypervisor

@@ -3,6 +3,8 @@
 // Threads: the main thread of a process that has no other (it forks and executes).
 #pragma once
 
+#include "hypervisor/qemu/launcher_settings.h"
+
 #include <string>
 #include <vector>
 
@@ -13,7 +15,11 @@ namespace pageferry::hypervisor {
 // failed.
 //
 // Environment: PAGEFERRY=off executes QEMU as given; PAGEFERRY_LIBEXEC is a directory with pageferry-monitor and
-// libpageferry-agent.so; PAGEFERRY_LOG is where the monitor process logs: "stderr", "none" or a file.
+// libpageferry-agent.so; PAGEFERRY_LOG is where the monitor process logs: "stderr", "none" or a file, before what the settings
+// say.
+int run_qemu(std::vector<std::string> argv, const LauncherSettings& settings);
+
+// With the settings of LauncherSettings::load(); where they cannot be read, QEMU is not started (1).
 int run_qemu(std::vector<std::string> argv);
 
 } // namespace pageferry::hypervisor

@@ -9,7 +9,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(UserMonitor, id, address, listen_fd, more_lis
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RamBackend, id, size, mem_path, directory, device, inode)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MonitorConfig, qemu_pid, qemu_pidfd, qmp_fd, agent_fd, ready_fd, qemu_binary, guest_name,
                                    user_monitors, incoming_given, incoming, incoming_native, autostart, ram, untracked_writers,
-                                   discarders, daemonized, log)
+                                   discarders, daemonized, log, parameters, settings_file)
 
 std::string MonitorConfig::to_json() const {
     // Paths may hold any bytes; JSON may not. Such a path is for people only and loses those bytes.

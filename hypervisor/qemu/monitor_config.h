@@ -71,7 +71,9 @@ struct MonitorConfig {
         untracked_writers; // devices that write guest RAM from outside: "vfio-pci hostdev0"; migrate is to be refused
     std::vector<std::string> discarders; // devices that give guest RAM back to the host at any time: "virtio-mem-pci (vm0)"
     bool daemonized = false;
-    std::string log; // "stderr", "none" or a file to append to
+    std::string log;           // "stderr", "none" or a file to append to
+    std::string parameters;    // the migration parameters' first values, as of migrate-set-parameters: a JSON object, or empty
+    std::string settings_file; // where those are from; for people
     bool operator==(const MonitorConfig&) const = default;
 
     [[nodiscard]] std::string to_json() const;

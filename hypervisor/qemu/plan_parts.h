@@ -35,6 +35,14 @@ PlannedArgument plain_argument(std::string text);
 // Guest RAM on a shared file: adds a backend where there is none, checks those that are there, fills LaunchPlan::ram.
 Result<void> plan_ram(CommandLine& line, const Host& host, LaunchPlan& plan);
 
+// Whether a memory backend (its qom-type) is RAM without a file of the user's, which on_file_of_ours() can put on one.
+bool is_without_file(std::string_view type);
+
+// The value of such an -object as a shared memory-backend-file on the file of LaunchPlan::ram[index]. It keeps what both have
+// (size, policy, prealloc, ...), in the syntax and with the name of the RAM block it had. invalid_argument: it has a property
+// that only a memory-backend-file has, which QEMU would refuse.
+Result<PlannedArgument> on_file_of_ours(const Option& option, const Properties& properties, std::size_t index);
+
 // Takes over the user's control monitors and adds the private one; keeps the default human monitor, which QEMU would drop.
 Result<void> plan_monitors(CommandLine& line, LaunchPlan& plan);
 

@@ -41,13 +41,16 @@ Result<std::string> find_piece(const char* name, const std::vector<fs::path>& be
 
 } // namespace
 
-Result<std::string> find_program(const std::string& name) {
+Result<std::string> find_program(const std::string& name, std::span<const std::string_view> also) {
     if (name.find('/') != std::string::npos) {
         return ::access(name.c_str(), X_OK) == 0 ? Result<std::string>{name}
                                                  : std::unexpected(errno_error(errno, "execute", name));
     }
     const char* variable = std::getenv("PATH");
-    const std::string path = variable != nullptr ? variable : "/bin:/usr/bin";
+    std::string path = variable != nullptr ? variable : "/bin:/usr/bin";
+    for (const std::string_view folder : also) {
+        path += join(":", folder);
+    }
     int worst = ENOENT;
     for (std::size_t at = 0; at <= path.size();) {
         const std::size_t end = std::min(path.find(':', at), path.size());

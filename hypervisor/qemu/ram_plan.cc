@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::uint64_t kib = 1024;
 constexpr std::uint64_t mib = 1024 * kib;
+constexpr std::uint64_t page = 4 * kib;
 constexpr std::string_view start = "start QEMU";
 
 struct MachineDefaults {
@@ -184,7 +185,7 @@ Result<RamBackend> check_file(const std::string& object, const Properties& prope
 Result<RamBackend> check_object(const Option& option, const Properties& properties, const Host& host, Demand& demand) {
     const std::string object = to_text(option);
     const std::string type = properties.get_or("qom-type", "");
-    if (type != "memory-backend-file") {
+    if (type != "memory-backend-file") { // huge pages need a mount of the user's
         Properties instead = properties;
         const bool huge = instead.flag("hugetlb", false);
         for (const char* key : {"hugetlb", "hugetlbsize", "seal", "shm"}) {
@@ -201,6 +202,24 @@ Result<RamBackend> check_object(const Option& option, const Properties& properti
         return std::unexpected(refuse(object, "it is private to QEMU", instead));
     }
     return check_file(object, properties, host, demand);
+}
+
+// RAM without a file, which gets one of ours: no file system's limits, as with plain -m.
+Result<PlannedRam> put_on_file(Word& word, const Properties& properties, std::size_t index) {
+    const std::string object = to_text(word.option);
+    const auto size = parse_size(properties.get_or("size", ""), 1);
+    if (!size || *size == 0 || *size > UINT64_MAX - page) {
+        return std::unexpected(make_error(ErrorCode::invalid_argument, std::string{start}, object, "it has no size that is one",
+                                          "add size=SIZE, such as size=4G"));
+    }
+    auto value = on_file_of_ours(word.option, properties, index);
+    if (!value) {
+        return std::unexpected(value.error());
+    }
+    word.replacement = {plain_argument(word.option.given), std::move(*value)};
+    // QEMU's RAM block is of whole pages, and its file must not be smaller.
+    const std::uint64_t length = (*size + page - 1) / page * page;
+    return PlannedRam{.backend = {.id = properties.get_or("id", ""), .size = length}, .ours = true};
 }
 
 // Whether the user says himself where the machine's main memory is.
@@ -272,7 +291,7 @@ Result<void> add_main_backend(CommandLine& line, const Host& host, LaunchPlan& p
 
 Result<void> plan_ram(CommandLine& line, const Host& host, LaunchPlan& plan) {
     Demand demand;
-    for (const Word& word : line.words) {
+    for (Word& word : line.words) {
         if (!word.option.is("object")) {
             continue;
         }
@@ -280,7 +299,16 @@ Result<void> plan_ram(CommandLine& line, const Host& host, LaunchPlan& plan) {
         if (!properties) {
             return std::unexpected(properties.error());
         }
-        if (!properties->get_or("qom-type", "").starts_with("memory-backend-")) {
+        const std::string type = properties->get_or("qom-type", "");
+        if (!type.starts_with("memory-backend-")) {
+            continue;
+        }
+        if (is_without_file(type) && !properties->flag("hugetlb", false)) {
+            auto ram = put_on_file(word, *properties, plan.ram.size());
+            if (!ram) {
+                return std::unexpected(ram.error());
+            }
+            plan.ram.push_back(std::move(*ram));
             continue;
         }
         auto backend = check_object(word.option, *properties, host, demand);

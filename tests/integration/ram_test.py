@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Guest RAM in every form Pageferry takes it, and that memory nobody touched costs nothing."""
+import json
 import os
 import re
 from contextlib import contextmanager
 
-from under_pageferry import Case, drop_in, guest_image, main, program
+from under_pageferry import Case, drop_in, guest_image, main, plain, program
 
 HUGE_PAGES = "/proc/sys/vm/nr_hugepages"
 MIB = 1 << 20
@@ -83,9 +84,47 @@ class Ram(Case):
         self.assertEqual(destination.read_ram(50 * MIB, 4 * MIB), bytes(4 * MIB))
         self.assertLess(os.stat(path).st_blocks * 512, 60 * MIB)
 
-    def test_a_private_backend_is_refused_with_the_line_to_write(self):
+    def test_backends_without_a_file(self):
+        """Each gets one, and a guest moves from any of them to any other under the same name."""
+        sides = [{"machine": "pc,memory-backend=ram0", "extra": ["-object", f"{kind},id=ram0,size=64M"]}
+                 for kind in ("memory-backend-ram", "memory-backend-memfd,seal=on", "memory-backend-ram,prealloc=on,share=off")]
+        sides.append({"machine": "pc,memory-backend=ram0", "extra": backend("ram0", 64, "/dev/shm")})
+        guests = [self.started("vm0", **sides[0]), *(self.start(f"vm{n}", incoming=True, **sides[n]) for n in (1, 2, 3))]
+        for source, destination in zip(guests, guests[1:]):
+            self.move(source, destination)
+
+    def test_an_old_machines_ram_block_keeps_its_name(self):
+        """Before machine types 4.0, only a backend without a file has the plain name."""
+        for kind, name in (("memory-backend-ram", "ram0"), ("memory-backend-memfd", "/objects/ram0")):
+            with self.subTest(kind=kind):
+                options = {"machine": "pc-i440fx-3.1,memory-backend=ram0", "extra": ["-object", f"{kind},id=ram0,size=64M"]}
+                blocks = [self.ram_blocks(self.start(f"{kind}-{n}", launch=launch, **options)) for n, launch in enumerate((drop_in(), plain()))]
+                self.assertEqual(blocks[0], blocks[1])
+                self.assertIn(name, blocks[0])
+
+    def ram_blocks(self, vm):
+        lines = vm.qmp.execute("human-monitor-command", command_line="info ramblock").splitlines()
+        return sorted(line.split()[0] for line in lines[1:])
+
+    def test_numa_as_libvirt_writes_it(self):
+        """Two backends without a file, as JSON; the pattern lies across both nodes."""
+        def node(number):
+            ram = {"qom-type": "memory-backend-ram", "id": f"ram-node{number}", "size": 32 * MIB, "host-nodes": [0], "policy": "preferred"}
+            return ["-object", json.dumps(ram), "-numa", f"node,nodeid={number},memdev=ram-node{number}"]
+        side = {"extra": [*node(0), *node(1)]}
+        source = self.started("src", **side)
+        nodes = {backend["id"]: backend for backend in source.qmp.execute("query-memdev")}
+        self.assertEqual([nodes[f"ram-node{n}"]["size"] for n in (0, 1)], 2 * [32 * MIB])
+        self.assertEqual(nodes["ram-node0"]["host-nodes"], [0])
+        self.move(source, self.start("dst", incoming=True, **side))
+
+    def test_a_private_file_is_refused_with_the_line_to_write(self):
         with self.assertRaisesRegex(RuntimeError, r"use -object memory-backend-file,id=ram0,size=64M,mem-path=/dev/shm,share=on"):
-            self.start("vm", machine="pc,memory-backend=ram0", extra=["-object", "memory-backend-ram,id=ram0,size=64M"])
+            self.start("vm", machine="pc,memory-backend=ram0", extra=["-object", "memory-backend-file,id=ram0,size=64M,mem-path=/dev/shm"])
+
+    def test_private_huge_pages_are_refused_with_the_line_to_write(self):
+        with self.assertRaisesRegex(RuntimeError, r"use -object memory-backend-file,id=ram0,size=64M,mem-path=/dev/hugepages,share=on"):
+            self.start("vm", machine="pc,memory-backend=ram0", extra=["-object", "memory-backend-memfd,id=ram0,size=64M,hugetlb=on"])
 
 
 def allocated(vm):

@@ -4,19 +4,17 @@
         source.define(domain("guest", image)); source.virsh("start", "guest")
         source.virsh("migrate", "--live", "--p2p", "guest", destination.uri)
 
-For root. The daemons and QEMUs are the machine's own packages, or those of another root folder (see Release). The hosts share /tmp, with
+For root. The daemons and QEMUs are the machine's own packages. The hosts share /tmp, with
 the daemons' sockets, and a link that can be cut; libvirt's own connections do not go over that link, as where migration has a network of
 its own. Every wait has a deadline. Standard library, and libvirt's own Python binding where a caller asks for connection().
 """
+import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
-import threading
-import time
 import uuid
-from dataclasses import dataclass
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, ".."))
@@ -29,15 +27,6 @@ STOCK = "/usr/bin/qemu-system-x86_64"
 BACKING = "<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>"
 # libvirt wants a limit for rdma://, and gives what it starts as much locked memory: RAM, which is registered, and what verbs need beside it.
 RDMA_BACKING = "<memtune><hard_limit unit='MiB'>1024</hard_limit></memtune>" + BACKING
-
-
-@dataclass
-class Release:
-    """Whose programs the hosts run: root is a folder with another Debian unpacked in it, or empty for this machine's."""
-    root: str = ""
-
-    def program(self, path):
-        return [path]
 
 
 class Virsh(Exception):
@@ -66,7 +55,7 @@ class Host:
             self.close()
             raise RuntimeError(f"the host {name} could not be made")
         with open(f"/proc/{self._init.pid}/task/{self._init.pid}/children", encoding="utf-8") as children:
-            self._pid = int(children.read().split()[0])
+            self.init_pid = int(children.read().split()[0])
         self._daemon = None
         try:
             self.start_daemon()
@@ -103,7 +92,7 @@ class Host:
 
     def inside(self, *command):
         """The command line that runs a program on this host."""
-        return [*self.prefix, "nsenter", "--target", str(self._pid), "--mount", "--uts", "--pid", *command]
+        return [*self.prefix, "nsenter", "--target", str(self.init_pid), "--mount", "--uts", "--pid", *command]
 
     def run(self, *command, timeout=PATIENCE, check=True):
         return subprocess.run(self.inside(*command), capture_output=True, text=True, timeout=timeout, check=check, env=self._environment)
@@ -117,7 +106,7 @@ class Host:
     def _answers(self):
         if self._daemon.poll() is not None:
             raise RuntimeError(f"{self.name}'s libvirtd ended with {self._daemon.returncode}:\n{self.log()[-3000:]}")
-        return self._virsh("list", "--all").returncode == 0
+        return self.try_virsh("list", "--all").returncode == 0
 
     def stop_daemon(self, how=signal.SIGTERM):
         """The guests go on."""
@@ -132,7 +121,7 @@ class Host:
 
     def pids(self, program):
         """Process ids, outside, of this host's processes that run a program of this name."""
-        mine, found = os.readlink(f"/proc/{self._pid}/ns/pid"), []
+        mine, found = os.readlink(f"/proc/{self.init_pid}/ns/pid"), []
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
                 if os.readlink(f"/proc/{pid}/ns/pid") == mine and os.path.basename(os.readlink(f"/proc/{pid}/exe")) == program:
@@ -150,24 +139,30 @@ class Host:
 
     # --- libvirt ----------------------------------------------------------------------------------------------------------------
 
-    def _virsh(self, *words, timeout=PATIENCE):
+    def try_virsh(self, *words, timeout=PATIENCE):
         return subprocess.run(["virsh", "--quiet", "--connect", self.uri, *words], capture_output=True, text=True, timeout=timeout, check=False,
                               env=self._environment)
 
     def virsh(self, *words, timeout=PATIENCE):
         """What virsh prints; Virsh where it fails."""
-        done = self._virsh(*words, timeout=timeout)
+        done = self.try_virsh(*words, timeout=timeout)
         if done.returncode != 0:
             raise Virsh(words, done)
         return done.stdout.strip()
 
     def state(self, name):
         """`running (booted)`; empty where there is no such domain."""
-        done = self._virsh("domstate", name, "--reason")
+        done = self.try_virsh("domstate", name, "--reason")
         return done.stdout.strip() if done.returncode == 0 else ""
 
     def wait_state(self, name, *states, timeout=PATIENCE):
         wait_until(lambda: self.state(name) in states, lambda: f"{name} on {self.name} is {self.state(name)!r}, not {states}", timeout, every=0.1)
+
+    def monitor(self, name, command, **arguments):
+        """The `return` of a QMP command; empty where there is no such domain, or its monitor is gone."""
+        request = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
+        done = self.try_virsh("qemu-monitor-command", name, request)
+        return json.loads(done.stdout).get("return", {}) if done.returncode == 0 else {}
 
     def define(self, xml):
         path = os.path.join(self.folder, "domain.xml")
@@ -178,7 +173,7 @@ class Host:
         """Guest physical memory of a domain, as it is at this moment."""
         path = os.path.join(self.folder, "ram", uuid.uuid4().hex)
         try:
-            self.virsh("qemu-monitor-command", name, f'{{"execute": "pmemsave", "arguments": {{"val": {address}, "size": {length}, "filename": "{path}"}}}}')
+            self.monitor(name, "pmemsave", val=address, size=length, filename=path)
             with open(path, "rb") as saved:
                 return saved.read()
         finally:

@@ -88,6 +88,7 @@ protected:
         if (qemu != 0) {
             return;
         }
+        ::setenv("PAGEFERRY_CONFIG", (folder / "no-settings").c_str(), 1);
         ::setenv("PAGEFERRY_LIBEXEC", PAGEFERRY_TEST_STAND_IN, 1);
         ::setenv("PAGEFERRY_TEST_REPORT", (folder / "report").c_str(), 1);
         ::setenv("PAGEFERRY_TEST_BEHAVE", behaviour.c_str(), 1);
@@ -386,7 +387,7 @@ TEST_F(Launcher, QueriesAreExecutedAsTheyAre) {
 }
 
 TEST_F(Launcher, WhatIsRefusedIsSaid) {
-    start({"qemu-system-x86_64", "-object", "memory-backend-ram,id=a,size=64M"});
+    start({"qemu-system-x86_64", "-object", "memory-backend-file,id=a,size=64M,mem-path=/dev/shm"});
     EXPECT_EQ(exit_status(), 1);
     EXPECT_NE(output().find("use -object memory-backend-file,id=a,size=64M,mem-path=/dev/shm,share=on"), std::string::npos)
         << output();

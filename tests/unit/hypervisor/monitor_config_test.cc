@@ -17,6 +17,8 @@ MonitorConfig example() {
     config.untracked_writers = {"vfio-pci (hostdev0)"};
     config.discarders = {"virtio-mem-pci (vm0)"};
     config.log = "none";
+    config.parameters = R"({"x-pageferry-rdma":"required"})";
+    config.settings_file = "/etc/pageferry/qemu.json";
     return config;
 }
 

@@ -84,6 +84,57 @@ TEST(RamPlan, GoodBackendsStayAsTheyAre) {
     }
 }
 
+TEST(RamPlan, BackendsWithoutAFileGetOneOfOurs) {
+    struct Row {
+        const char* given;
+        const char* becomes;
+    };
+    const std::vector<Row> rows{
+        {.given = "memory-backend-ram,id=a,size=1G",
+         .becomes = "memory-backend-file,id=a,size=1G,x-use-canonical-path-for-ramblock-id=off,share=on,align=2097152,"
+                    "mem-path=/proc/self/fd/@ram0"},
+        {.given = "memory-backend-ram,id=a,size=1G,share=off,prealloc=on,host-nodes=0,host-nodes=2-3,policy=bind,"
+                  "x-use-canonical-path-for-ramblock-id=on",
+         .becomes = "memory-backend-file,id=a,size=1G,share=on,prealloc=on,host-nodes=0,host-nodes=2-3,policy=bind,"
+                    "x-use-canonical-path-for-ramblock-id=on,align=2097152,mem-path=/proc/self/fd/@ram0"},
+        {.given = "memory-backend-memfd,id=a,size=1G,hugetlb=off,seal=off,reserve=off",
+         .becomes = "memory-backend-file,id=a,size=1G,reserve=off,share=on,align=2097152,mem-path=/proc/self/fd/@ram0"},
+        {.given = R"({"qom-type":"memory-backend-ram","id":"pc.ram","size":1073741824})",
+         .becomes =
+             R"({"qom-type":"memory-backend-file","id":"pc.ram","size":1073741824,)"
+             R"("x-use-canonical-path-for-ramblock-id":false,"share":true,"align":2097152,"mem-path":"/proc/self/fd/@ram0"})"},
+        {.given = R"({"qom-type":"memory-backend-memfd","id":"a","hugetlb":false,"share":false,"size":1048576,)"
+                  R"("host-nodes":[0,1],"policy":"interleave","prealloc-threads":4,"seal":true})",
+         .becomes = R"({"qom-type":"memory-backend-file","id":"a","share":true,"size":1048576,)"
+                    R"("host-nodes":[0,1],"policy":"interleave","prealloc-threads":4,"align":2097152,)"
+                    R"("mem-path":"/proc/self/fd/@ram0"})"},
+    };
+    for (const Row& row : rows) {
+        const auto made = plan(std::string{"qemu-system-x86_64 -nodefaults -object "} + row.given + " -machine memory-backend=a");
+        ASSERT_TRUE(made) << row.given << ": " << made.error().to_string();
+        ASSERT_EQ(made->ram.size(), 1U);
+        EXPECT_TRUE(made->ram[0].ours);
+        EXPECT_EQ(line_of(*made).find(std::string{"qemu-system-x86_64 -nodefaults -object "} + row.becomes + " -machine"), 0U)
+            << line_of(*made);
+    }
+}
+
+TEST(RamPlan, EachBackendOfANumaGuestHasAFileOfItsOwn) {
+    const auto made =
+        plan(R"(qemu-system-x86_64 -nodefaults -object {"qom-type":"memory-backend-ram","id":"ram-node0","size":536870912})"
+             R"( -numa node,nodeid=0,memdev=ram-node0)"
+             R"( -object memory-backend-file,id=f,size=1G,mem-path=/dev/shm,share=on -numa node,memdev=f)"
+             R"( -object memory-backend-memfd,id=ram-node2,size=1000001 -numa node,memdev=ram-node2)");
+    ASSERT_TRUE(made) << made.error().to_string();
+    ASSERT_EQ(made->ram.size(), 3U);
+    EXPECT_EQ(made->ram[0].backend.id, "ram-node0");
+    EXPECT_EQ(made->ram[0].backend.size, 512 * mib);
+    EXPECT_TRUE(made->ram[0].ours && !made->ram[1].ours && made->ram[2].ours);
+    EXPECT_EQ(made->ram[2].backend.size, 1003520U); // whole pages
+    EXPECT_NE(line_of(*made).find("fd/@ram0\"}"), std::string::npos) << line_of(*made);
+    EXPECT_NE(line_of(*made).find("fd/@ram2"), std::string::npos) << line_of(*made);
+}
+
 TEST(RamPlan, ADimmsBackendIsBesideTheMainOne) {
     const auto made =
         plan("qemu-system-x86_64 -m 1G,slots=1,maxmem=2G -object memory-backend-file,id=d,size=1G,mem-path=/dev/shm,share=on "
@@ -109,14 +160,16 @@ struct Refused {
 
 TEST(RamPlan, BackendsThatCannotWorkAreRefusedWithTheLineToUse) {
     const std::vector<Refused> rows{
-        {"-object memory-backend-ram,id=a,size=1G", "no file",
-         "use -object memory-backend-file,id=a,size=1G,mem-path=/dev/shm,share=on"},
-        {"-object memory-backend-memfd,id=a,size=1G,share=on,seal=off", "no file",
-         "use -object memory-backend-file,id=a,size=1G,share=on,mem-path=/dev/shm"},
         {"-object memory-backend-memfd,id=a,size=1G,hugetlb=on,hugetlbsize=2M", "no file",
          "use -object memory-backend-file,id=a,size=1G,mem-path=/dev/hugepages,share=on"},
-        {R"(-object {"qom-type":"memory-backend-ram","id":"a","size":1024})", "no file",
-         "use -object memory-backend-file,id=a,size=1024,mem-path=/dev/shm,share=on"},
+        {R"(-object {"qom-type":"memory-backend-memfd","id":"a","size":1024,"hugetlb":true})", "no file",
+         "use -object memory-backend-file,id=a,size=1024,mem-path=/dev/hugepages,share=on"},
+        {"-object memory-backend-ram,id=a", "no size", "size=4G"},
+        {"-object memory-backend-ram,id=a,size=0", "no size", "size=4G"},
+        {"-object memory-backend-ram,id=a,size=some", "no size", "size=4G"},
+        {"-object memory-backend-ram,id=a,size=1G,mem-path=/dev/shm", "has no property 'mem-path'", "memory-backend-file"},
+        {R"(-object {"qom-type":"memory-backend-memfd","id":"a","size":1024,"pmem":true})", "has no property 'pmem'",
+         "memory-backend-file"},
         {"-object memory-backend-file,id=a,size=1G,mem-path=/dev/shm/x", "private",
          "use -object memory-backend-file,id=a,size=1G,mem-path=/dev/shm/x,share=on"},
         {"-object memory-backend-file,id=a,size=1G,mem-path=/dev/shm/x,share=off,prealloc=on", "private",
@@ -152,8 +205,9 @@ TEST(RamPlan, BackendsThatCannotWorkAreRefusedWithTheLineToUse) {
 }
 
 TEST(RamPlan, WhatIsAdvisedIsAccepted) {
-    for (const char* line : {"-object memory-backend-ram,id=a,size=1G", "-object memory-backend-memfd,id=a,size=1G,hugetlb=on",
-                             "-object memory-backend-file,id=a,size=1G,mem-path=/data/x,share=on"}) {
+    for (const char* line :
+         {"-object memory-backend-file,id=a,size=1G,mem-path=/dev/shm", "-object memory-backend-memfd,id=a,size=1G,hugetlb=on",
+          "-object memory-backend-file,id=a,size=1G,mem-path=/data/x,share=on"}) {
         const auto refused = plan(std::string{"qemu-system-x86_64 -M memory-backend=a "} + line);
         ASSERT_FALSE(refused);
         const std::string advice = refused.error().remedy.substr(4); // after "use "

@@ -22,8 +22,9 @@ _LIBVIRT = (("/usr/sbin/libvirtd", "libvirt-daemon"), ("/usr/lib/libvirt/libvirt
             ("/usr/lib/*/libvirt/storage-file/*.so", "libvirt-daemon"), ("/usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so",
             "libvirt-daemon-driver-qemu"), ("/usr/share/libvirt/cpu_map/*", "libvirt0"), ("/usr/share/libvirt/schemas/*", "libvirt0"),
             ("/usr/bin/virsh", "libvirt-clients"), ("/usr/lib/python3/dist-packages/libvirt.py", "python3-libvirt"),
-            ("/usr/lib/python3/dist-packages/libvirtmod.*.so", "python3-libvirt"), ("/usr/bin/unshare", "util-linux"),
-            ("/usr/bin/nsenter", "util-linux"), ("/usr/bin/mount", "mount"))
+            ("/usr/lib/python3/dist-packages/libvirt_qemu.py", "python3-libvirt"), ("/usr/lib/python3/dist-packages/libvirtmod.*.so",
+            "python3-libvirt"), ("/usr/lib/python3/dist-packages/libvirtmod_qemu.*.so", "python3-libvirt"),
+            ("/usr/bin/unshare", "util-linux"), ("/usr/bin/nsenter", "util-linux"), ("/usr/bin/mount", "mount"))
 
 
 def paths(qemu="qemu-system-x86_64"):

@@ -2,8 +2,9 @@
 """A libvirt host in a lab machine, driven from outside it: whatever becomes of the network, the way to its daemon stays.
 
 libvirt_end.py BUILD/bin NAME FIFO ADDRESS PLACE PEER=ADDRESS...: starts the host. What is asked of it: asked.py. Between the answers it says
-{"event": "lifecycle", "data": {"name", "at"}} of its domains, as libvirt's own event loop gives them (RESUMED_POSTCOPY_FAILED; seconds), and
-{"event": "virsh", "data": {"number", "error", "took"}} of commands that were left to themselves. The other half is libvirt_test.py.
+what libvirt's event loop gives it of its domains, {"event": "lifecycle", "data": {"name": "Suspended Post-copy Error"}} and {"event": "MIGRATION",
+"data": {"status"}}, and {"event": "virsh", "data": {"number", "error", "took"}} of commands that were left to themselves. The other half is
+libvirt_test.py.
 """
 import json
 import os
@@ -11,12 +12,13 @@ import sys
 import threading
 import time
 
-import libvirt
+import libvirt_qemu
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "libvirt"), os.path.join(HERE, ".."), os.path.join(HERE, "..", "guest"), HERE]
 import asked  # noqa: E402
 import guest_image  # noqa: E402
+from libvirt_case import Listener  # noqa: E402
 from libvirt_hosts import RDMA_BACKING, Host, Virsh, domain  # noqa: E402
 from qemu_pair import Workspace, wait_until  # noqa: E402
 
@@ -24,36 +26,29 @@ TCP_PORT = 16509
 PATIENCE = 900.0  # seconds, of a virsh that is left to itself
 IMAGE = "/var/tmp/writer.img"  # of the same path on all hosts, as on shared storage
 GUEST, MEMORY, END_MIB = "guest", 128, 100  # so many pages that a postcopy does not end by its faults while much is done to it
-_EVENTS = ("DEFINED", "UNDEFINED", "STARTED", "SUSPENDED", "RESUMED", "STOPPED", "SHUTDOWN", "PMSUSPENDED", "CRASHED")
 
 
-def names_of_events():
-    """{(event, detail): SUSPENDED_POSTCOPY_FAILED}"""
-    found = {}
-    for word in _EVENTS:
-        prefix = f"VIR_DOMAIN_EVENT_{word}"
-        for name in dir(libvirt):
-            if name.startswith(prefix + "_"):
-                found[getattr(libvirt, prefix), getattr(libvirt, name)] = name.removeprefix("VIR_DOMAIN_EVENT_")
-    return found
+class Teller(Listener):
+    """Says what it hears; also what QEMU tells of a migration, which libvirt passes on."""
+
+    def __init__(self, host, say):
+        self._say = say
+        super().__init__(host)
+        libvirt_qemu.qemuMonitorEventRegister(self.connection, None, "MIGRATION", self._migration, None)
+
+    def _migration(self, _connection, _domain, _event, _seconds, _micros, details, _opaque):
+        self._say("MIGRATION", **json.loads(details))
+
+    def _add(self, text):
+        if not text.startswith("Job "):
+            self._say("lifecycle", name=text)
 
 
 class End(asked.Asked):
     def __init__(self, host):
         super().__init__()
-        self._host, self._names = host, names_of_events()
-        libvirt.virEventRegisterDefaultImpl()
-        threading.Thread(target=self._loop, daemon=True).start()
-        self._connection = libvirt.open(host.uri)
-        self._connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._happened, None)
-
-    @staticmethod
-    def _loop():
-        while True:
-            libvirt.virEventRunDefaultImpl()
-
-    def _happened(self, _connection, _domain, event, detail, _opaque):
-        self._say("lifecycle", name=self._names.get((event, detail), f"{event}/{detail}"))
+        self._host = host
+        self._teller = Teller(host, self._say)
 
     def _say(self, event, **data):
         with self._lock:

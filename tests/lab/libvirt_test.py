@@ -3,6 +3,7 @@
 
 libvirt_test.py BUILD-DIRECTORY [CLASS[.METHOD]...]; exit status 77: the lab, or libvirt, is not on this host.
 """
+import json
 import os
 import re
 import sys
@@ -40,11 +41,18 @@ class RemoteHost(RemoteEnd):
         self._begun = 0
 
     def happened(self, since=0):
-        """Lifecycle events, by libvirt's names."""
+        """Lifecycle events, as virsh calls them."""
         return [data["name"] for name, data in self.events[since:] if name == "lifecycle"]
 
-    def wait_happened(self, wanted, since=0, timeout=PATIENCE):
-        self._wait(lambda: wanted in self.happened(since), f"no event {wanted}", timeout)
+    def statuses(self, since=0):
+        """What QEMU's migration went through, by the events that libvirt passes on."""
+        return [data["status"] for name, data in self.events[since:] if name == "MIGRATION"]
+
+    def wait_happened(self, count, since, what):
+        self._wait(lambda: len(self.happened(since)) >= count, what, PATIENCE)
+
+    def wait_statuses(self, count, since, what):
+        self._wait(lambda: len(self.statuses(since)) >= count, what, PATIENCE)
 
     def virsh(self, *words):
         """Refused."""
@@ -103,15 +111,20 @@ class LibvirtOfTwo(unittest.TestCase):
         print(f"      {time.monotonic() - self.begun:5.1f} s: {what}", file=sys.stderr, flush=True)
 
     def mark(self):
+        """What is expected from here on."""
         self.since = {end: len(end.events) for end in self.both()}
 
     def expect(self, source, destination):
-        """The lifecycle events since the mark, in their order."""
-        for end, wanted in ((self.source, source), (self.destination, destination)):
-            wait_until(lambda end=end, wanted=wanted: len(end.happened(self.since[end])) >= len(wanted) or not end.job.running,
-                       lambda end=end, wanted=wanted: f"{end.name}: {end.happened(self.since[end])}, not yet {wanted}; virsh: {end.shown()}")
-            state = end.state()
-            self.assertEqual(end.happened(self.since[end]), wanted, f"{end.name}, {state}")
+        """Each (lifecycle events, state, what QEMU's migration went through since the mark); all of that comes as events."""
+        for end, (happened, state, statuses) in ((self.source, source), (self.destination, destination)):
+            end.wait_happened(len(happened), self.since[end], f"not yet {happened}")
+            end.wait_statuses(len(statuses), self.since[end], f"not yet {statuses}")
+            self.assertEqual(end.state(), state, end.name)
+            self.assertEqual(end.happened(self.since[end]), happened, end.name)
+            self.assertEqual(end.statuses(self.since[end]), statuses, end.name)
+
+    def query(self, end):
+        return json.loads(end.virsh("qemu-monitor-command", GUEST, '{"execute": "query-migrate"}'))["return"]
 
     def migrate(self, *words, address=None, port=4444):
         return self.source.begin("migrate", "--live", "--p2p", "--unsafe", "--postcopy", "--migrateuri", f"rdma://{address or self.lab.b.address}:{port}",
@@ -137,49 +150,64 @@ class LibvirtOfTwo(unittest.TestCase):
             raise
 
     def story(self):
-        self.mark()
         self.source.ask("start")
         self.tell("the guest runs at the source")
+        first = self.go_over()
+        self.lose_the_way(first)
+        self.resume_to_nobody()
+        self.lab.drop_roce(0)
+        self.resume()
+        self.arrive()
+
+    def go_over(self):
         self.mark()
         first = self.migrate("--bandwidth", "5", "--postcopy-bandwidth", "1")
         wait_until(lambda: self.moving(first), "RAM moves")
         self.source.virsh("migrate-postcopy", GUEST)
-        self.source.wait_happened("SUSPENDED_POSTCOPY", self.since[self.source])
-        self.destination.wait_happened("RESUMED_POSTCOPY", self.since[self.destination])
-        self.tell(f"postcopy: {[(end.happened(self.since[end]), end.state()) for end in self.both()]}")
+        self.expect((["Suspended Migrated", "Suspended Post-copy"], "paused (post-copy)",
+                     ["setup", "active", "pre-switchover", "device", "postcopy-device", "postcopy-active"]),
+                    (["Started Migrated", "Resumed Post-copy"], "running (post-copy)", ["setup", "active", "postcopy-device", "postcopy-active"]))
+        self.assertEqual(self.query(self.source)["x-pageferry-transport"]["name"], "rdma")
+        self.tell("it runs at the destination")
+        return first
+
+    def lose_the_way(self, first):
+        """RDMA's alone: libvirt's own connection goes on."""
         self.mark()
         self.lab.drop_roce()
-        self.tell("the RDMA's way is cut")
-        ended = self.source.wait_ended(first)
-        self.tell(f"virsh ended: {ended}")
-        wait_until(lambda: "post-copy failed" in self.source.state() and "post-copy failed" in self.destination.state(), lambda: self.shown())
-        self.tell(f"paused: {self.shown()}")
+        self.expect((["Suspended Post-copy Error"], "paused (post-copy failed)", ["postcopy-paused"]),
+                    (["Resumed Post-copy Error"], "running (post-copy failed)", ["postcopy-paused"]))
+        self.assertIn("failed in post-copy phase", self.source.wait_ended(first)["error"])
+        self.tell("the way is lost, and both sides say so")
+
+    def resume_to_nobody(self):
+        """virsh fails, both sides stay as they are, and QEMU's event, which libvirt passes on, says when the attempt has ended."""
         self.mark()
-        bad = self.migrate("--postcopy-resume", address=NOBODY, port=4445)
-        ended = self.source.wait_ended(bad)
-        self.tell(f"virsh ended: {ended}; {self.shown()}")
-        self.lab.drop_roce(0)
-        wait_until(lambda: "postcopy-paused" in self.source.virsh("qemu-monitor-command", GUEST, '{"execute": "query-migrate"}'), "the attempt ends", every=1)
-        self.tell(f"the attempt has ended: {self.shown()}")
+        ended = self.source.wait_ended(self.migrate("--postcopy-resume", address=NOBODY, port=4445))
+        self.assertTrue(ended["error"])
+        self.expect(([], "paused (post-copy failed)", ["postcopy-recover-setup", "postcopy-paused"]), ([], "running (post-copy failed)", []))
+        self.assertIn(NOBODY, self.query(self.source)["error-desc"])
+        self.tell(f"resumed to nobody: {ended}")
+
+    def resume(self):
         self.mark()
-        good = self.migrate("--postcopy-resume", port=4446)
-        ended = self.source.wait_ended(good)
-        self.tell(f"virsh ended: {ended}; {self.shown()}")
-        time.sleep(20)
-        for end in self.both():
-            try:
-                print(end.virsh("qemu-monitor-command", GUEST, '{"execute": "query-migrate"}'))
-            except Refused as e:
-                print(e)
-        self.tell(f"later: {self.shown()}")
+        self.source.virsh("migrate-setspeed", GUEST, "--postcopy", "0")
+        ended = self.source.wait_ended(self.migrate("--postcopy-resume", port=4446))
+        self.expect((["Suspended Post-copy", "Stopped Migrated"], "shut off (migrated)",
+                     ["postcopy-recover-setup", "postcopy-recover", "postcopy-active", "completed"]),
+                    (["Resumed Post-copy", "Resumed Migrated"], "running (migrated)", ["postcopy-recover", "postcopy-active", "completed"]))
+        self.assertEqual(ended["error"], "")
+        self.tell(f"resumed: {ended}")
+        self.assertIn(f"the migration goes by rdma:{self.lab.b.address}:4446", self.destination.ask("logs"))
+
+    def arrive(self):
         self.destination.ask("wait_writing")
         self.assertIsNone(self.destination.ask("check"))
-        print("---", self.source.ask("logs"), "---", self.destination.ask("logs"))
+        left = "for kind in qp mr cm_id; do rdma resource show $kind | grep -E 'comm (pageferry|qemu)'; done"
         for end in self.both():
+            wait_until(lambda end=end: end.machine.run(left).stdout == b"", f"{end.name}: something is left", timeout=30)
             self.assertEqual(end.end(), {}, "processes are left")
-
-    def shown(self):
-        return [(end.name, end.happened(self.since[end]), end.state()) for end in self.both()]
+        self.tell("RAM is whole, and nothing is left")
 
 
 if __name__ == "__main__":

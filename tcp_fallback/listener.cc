@@ -176,8 +176,10 @@ Outcome<void> Listener::take_callers(int from) {
 std::unique_ptr<Connection> Listener::hear(Caller& caller) {
     const Transfer got = receive_now(caller.socket.get(), std::span{caller.said}.subspan(caller.have));
     if (got.ended || got.error != 0) {
-        Error why = got.error != 0 ? errno_error(got.error, "accept", "caller")
-                                   : not_one_of_us(ErrorCode::closed, "it left in the middle of its handshake");
+        Error why = got.error != 0
+                        ? errno_error(got.error, "accept", "caller")
+                        : not_one_of_us(ErrorCode::closed,
+                                        caller.have == 0 ? "it left without a word" : "it left in the middle of its handshake");
         turn_away(std::move(caller.socket), caller.name, std::move(why), false);
         return nullptr;
     }

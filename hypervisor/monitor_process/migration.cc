@@ -23,6 +23,8 @@ using statemachine::Side;
 using statemachine::Status;
 
 namespace {
+constexpr std::chrono::seconds resume_reply_limit{2}; // for the answer to `migrate resume`
+
 bool is_directory(const std::string& path) {
     struct stat status{};
     return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
@@ -65,7 +67,7 @@ Migration::Migration(boost::asio::io_context& io, const MonitorConfig& config, s
                                               }
                                           }}),
       machine_(std::make_unique<statemachine::Machine>(config.incoming_given ? Side::destination : Side::source, events_)),
-      deadline_(io), auto_recovery_(io, {.attempt = [this] { attempt_by_itself(); }, .log = log_}),
+      deadline_(io), auto_recovery_(io, {.attempt = [this] { attempt_by_itself(); }, .log = log_}), resume_answer_(io),
       incoming_(config.incoming_given && !config.incoming_native), autostart_(config.autostart) {}
 
 Migration::~Migration() {
@@ -361,8 +363,9 @@ void Migration::refuse(const Error& error) {
 void Migration::begun() {
     preparing_ = false;
     if (status() == Status::postcopy_paused) {
+        resume_reply_ = std::exchange(reply_, nullptr);
         move(Status::postcopy_recover_setup, Cause::requested);
-        return std::exchange(reply_, nullptr)({});
+        return answer_resume_within(resume_reply_limit);
     }
     machine_ = std::make_unique<statemachine::Machine>(next_side_, events_);
     native_result_ = {};

@@ -86,6 +86,8 @@ private:
     [[nodiscard]] bool is_postcopy_state() const;
     void follow(statemachine::Status to, statemachine::Cause cause);
     void attempt_by_itself();
+    void answer_resume_within(std::chrono::milliseconds limit);
+    void answer_resume();
     void with_all_backends(std::function<void(Result<std::vector<RamBackend>>)> done);
     void make_disks_buffered(std::function<void(Result<void>)> done);
     Result<void> no_disk_became_direct();
@@ -162,7 +164,9 @@ private:
     monitor::Reply listen_reply_;   // of migrate-recover
     std::uint64_t listens_ = 0;
     AutoRecovery auto_recovery_;
-    bool recovering_ = false;            // from postcopy-recover-setup on
+    bool recovering_ = false;     // from postcopy-recover-setup on
+    monitor::Reply resume_reply_; // held back for the outcome
+    boost::asio::steady_timer resume_answer_;
     std::vector<std::string> good_uris_; // source: by which the last connection was made
     std::uint64_t mover_number_ = 0;     // of the present mover
     bool mover_said_ended_ = false;

@@ -142,6 +142,9 @@ bool Migration::move(Status to, Cause cause, const std::string& error) {
     }
     report();
     follow(to, cause);
+    if (to != Status::postcopy_recover_setup) {
+        answer_resume();
+    }
     return true;
 }
 

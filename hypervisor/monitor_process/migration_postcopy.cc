@@ -142,6 +142,26 @@ void Migration::attempt_by_itself() {
     });
 }
 
+// --- the answer to `migrate resume` -------------------------------------------------------------------------------------------
+
+// Where the outcome comes soon, its events come before the answer. libvirt up to 10.5 turns to the destination at the answer, and
+// takes a destination that is still paused for a failure.
+void Migration::answer_resume_within(std::chrono::milliseconds limit) {
+    resume_answer_.expires_after(limit);
+    resume_answer_.async_wait([this](const boost::system::error_code& cut_short) {
+        if (!cut_short) {
+            answer_resume();
+        }
+    });
+}
+
+void Migration::answer_resume() {
+    if (const auto reply = std::exchange(resume_reply_, nullptr)) {
+        resume_answer_.cancel();
+        reply({});
+    }
+}
+
 // --- the movers after the first ----------------------------------------------------------------------------------------------
 
 void Migration::resume(std::vector<std::string> uris, monitor::Reply reply) {

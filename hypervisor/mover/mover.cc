@@ -270,21 +270,28 @@ Result<void> Mover::prepare_destination(StartHandles handles, std::vector<memory
         unsettled = engine::Unsettled{
             .session = start_.session, .epoch = start_.epoch, .ran = start_.guest_runs, .postcopy = start_.postcopy};
     }
-    destination_ = std::make_unique<engine::Destination>(
-        engine::DestinationConfig{
-            .blocks = std::move(blocks), // its elements stay where they are: faults point to them
-            .reception = {.candidates = std::move(candidates_),
-                          .options = options,
-                          .tell = [this](const engine::TransportUse& use) { report_transport(use); },
-                          .turned_away = [](const Error& error) { spdlog::warn("turned away: {}", error.to_string()); }},
-            .page = page_,
-            .postcopy = std::move(postcopy),
-            .unsettled = unsettled,
-            .accepted =
-                [this](const transport::SessionId& session, std::uint32_t epoch) {
-                    std::ignore = link_.send({{"type", "accepted"}, {"session", session_text(session)}, {"epoch", epoch}});
-                }},
-        port_, *machine_);
+    destination_ =
+        std::make_unique<engine::Destination>(
+            engine::DestinationConfig{
+                .blocks = std::move(blocks), // its elements stay where they are: faults point to them
+                .reception = {
+                    .candidates = std::move(candidates_),
+                    .options = options,
+                    .tell = [this](const engine::TransportUse& use) { report_transport(use); },
+                    // One that has left by itself is nothing to look into: libvirt's own connection does so (passed_sockets.h).
+                    .turned_away =
+                        [](const Error& error) {
+                            spdlog::log(error.code == ErrorCode::closed ? spdlog::level::info : spdlog::level::warn,
+                                        "turned away: {}", error.to_string());
+                        }},
+                .page = page_,
+                .postcopy = std::move(postcopy),
+                .unsettled = unsettled,
+                .accepted =
+                    [this](const transport::SessionId& session, std::uint32_t epoch) {
+                        std::ignore = link_.send({{"type", "accepted"}, {"session", session_text(session)}, {"epoch", epoch}});
+                    }},
+            port_, *machine_);
     const auto uris = destination_->listen();
     if (!uris) {
         return std::unexpected(uris.error());

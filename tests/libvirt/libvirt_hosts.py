@@ -223,21 +223,23 @@ class Hosts:
         self.close()
 
 
-def domain(name, image, emulator=EMULATOR, memory_mib=64, backing="", extra="", machine="pc"):
+def domain(name, image, emulator=EMULATOR, memory_mib=64, backing="", memory="", cpu=""):
     """The XML of a guest that boots a sector, with nothing but a serial console."""
     return f"""<domain type='qemu'>
   <name>{name}</name>
   <uuid>{uuid.uuid5(uuid.NAMESPACE_DNS, name)}</uuid>
+  {memory}
   <memory unit='MiB'>{memory_mib}</memory>
   <vcpu>1</vcpu>
   {backing}
-  <os><type arch='x86_64' machine='{machine}'>hvm</type></os>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <features><acpi/></features>
+  {cpu}
   <devices>
     <emulator>{emulator}</emulator>
     <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{image}'/><target dev='hda' bus='ide'/></disk>
     <serial type='null'/>
     <memballoon model='none'/>
-    {extra}
   </devices>
 </domain>
 """

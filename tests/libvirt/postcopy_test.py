@@ -19,6 +19,13 @@ class PostcopyCase(Case):
     def resume(self, *options):
         self.source.virsh(*self.words("--postcopy", "--postcopy-resume", *options))
 
+    def begin_resume(self):
+        """A postcopy that was lost goes on, as slowly as before."""
+        move = Move(self.source, *self.words("--postcopy", "--postcopy-resume"))
+        wait_until(lambda: self.destination.state("guest") == "running (post-copy)" or not move.is_alive(), "it is not resumed")
+        self.assertTrue(move.is_alive(), move.error)
+        return move
+
     def expect_failed(self, here, there, count=1):
         """Both sides' events, and their states, those of libvirt with QEMU alone."""
         here.wait("Suspended Post-copy Error", count)

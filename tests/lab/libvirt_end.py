@@ -3,7 +3,7 @@
 
 libvirt_end.py BUILD/bin NAME FIFO ADDRESS PLACE PEER=ADDRESS...: starts the host. What is asked of it: asked.py. Between the answers it says
 what libvirt's event loop gives it of its domains, {"event": "lifecycle", "data": {"name": "Suspended Post-copy Error"}} and {"event": "MIGRATION",
-"data": {"status"}}, and {"event": "virsh", "data": {"number", "error", "took"}} of commands that were left to themselves. The other half is
+"data": {"status"}}, and {"event": "virsh", "data": {"number", "status", "error", "took"}} of commands that were left to themselves. The other half is
 libvirt_test.py.
 """
 import json
@@ -19,7 +19,7 @@ sys.path[:0] = [os.path.join(HERE, "..", "libvirt"), os.path.join(HERE, ".."), o
 import asked  # noqa: E402
 import guest_image  # noqa: E402
 from libvirt_case import Listener  # noqa: E402
-from libvirt_hosts import RDMA_BACKING, Host, Virsh, domain  # noqa: E402
+from libvirt_hosts import RDMA_BACKING, Host, domain  # noqa: E402
 from qemu_pair import Workspace, wait_until  # noqa: E402
 
 TCP_PORT = 16509
@@ -67,12 +67,9 @@ class End(asked.Asked):
     def do_begin(self, number, words):
         """virsh, left to itself; its end is said."""
         def run():
-            begun, error = time.monotonic(), ""
-            try:
-                self._host.virsh(*words, timeout=PATIENCE)
-            except (Virsh, OSError) as failed:
-                error = failed.stderr if isinstance(failed, Virsh) else repr(failed)
-            self._say("virsh", number=number, error=error, took=round(time.monotonic() - begun, 2))
+            begun = time.monotonic()
+            done = self._host.try_virsh(*words, timeout=PATIENCE)
+            self._say("virsh", number=number, status=done.returncode, error=done.stderr.strip(), took=round(time.monotonic() - begun, 2))
         threading.Thread(target=run, daemon=True).start()
         return {"return": {}}
 

@@ -28,10 +28,12 @@ def own_folder(path, folder):
 def main():
     folder, name, programs = sys.argv[1:]
     socket.sethostname(name)
-    for path in ("/run", "/opt"):
+    for path in ("/run", "/opt", "/srv"):
         mount("-t", "tmpfs", "-o", "mode=0755", "none", path)
     mount("-t", "tmpfs", "-o", "mode=1777", "none", "/dev/shm")
     os.makedirs("/run/libvirt")
+    os.symlink(os.path.join(folder, "sockets/libvirt-sock"), "/run/libvirt/libvirt-sock")  # where `virsh` without a URI looks
+    own_folder("/srv/guests", os.path.join(os.path.dirname(folder), "guests"))  # both hosts'
     os.makedirs("/run/netns", exist_ok=True)
     os.makedirs("/opt/pageferry/bin")
     mount("--bind", programs, "/opt/pageferry/bin")

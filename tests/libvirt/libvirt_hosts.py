@@ -22,6 +22,7 @@ from qemu_pair import PATIENCE, Namespaces, Timeout, wait_until  # noqa: E402
 
 USER = "libvirt-qemu"
 EMULATOR = "/opt/pageferry/bin/pageferry-qemu-system-x86_64"
+TCP_PORT = 16509  # libvirt's own
 STOCK = "/usr/bin/qemu-system-x86_64"
 
 BACKING = "<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>"
@@ -66,6 +67,7 @@ class Host:
     def _make_folders(self, number, others, settings):
         for name in ("etc-libvirt", "var-lib-libvirt", "var-cache-libvirt", "var-log-libvirt", "sockets", "ram"):
             os.makedirs(os.path.join(self.folder, name))
+        os.makedirs(os.path.join(os.path.dirname(self.folder), "guests"), exist_ok=True)
         for path in (os.path.dirname(self.folder), self.folder):
             os.chmod(path, 0o755)
         os.chmod(os.path.join(self.folder, "ram"), 0o1777)
@@ -205,7 +207,8 @@ class Hosts:
         try:
             others = list(zip(self.names, addresses or self.network.addresses))
             for number, (name, address) in enumerate(others):
-                self.both.append(Host(work, name, number, programs, address, others, self.network.prefix(number) if self.network else (), settings))
+                own = {"prefix": self.network.prefix(number), "port": TCP_PORT} if self.network else {}
+                self.both.append(Host(work, name, number, programs, address, others, settings=settings, **own))
         except BaseException:
             self.close()
             raise

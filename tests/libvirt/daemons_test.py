@@ -77,6 +77,7 @@ class Daemons(PostcopyCase):
         self.move()
 
     def test_a_mover_is_killed_in_postcopy(self):
+        self.needs_a_resume()
         here, there = self.listeners()
         self.start()
         move = self.begin_postcopy()

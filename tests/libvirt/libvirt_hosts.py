@@ -41,7 +41,7 @@ class Virsh(Exception):
 class Host:
     """One of the two. Its daemon runs from start_daemon() to stop_daemon() or kill_daemon(); its guests outlive that."""
 
-    def __init__(self, work, name, number, programs, address, others, prefix=(), settings="", port=None):
+    def __init__(self, work, name, number, programs, address, others, prefix=(), settings="", port=None, root=None):
         """port: of TCP, where its daemon is reached by those of other machines."""
         self.name, self.address, self.prefix, self._port = name, address, list(prefix), port
         self.folder = work.file(name)
@@ -50,7 +50,8 @@ class Host:
         self._environment = work.environment()
         self._make_folders(number, others, settings)
         command = [*self.prefix, "unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private",
-                   "/usr/bin/python3", os.path.join(HERE, "host_init.py"), self.folder, name, os.path.abspath(programs)]
+                   "/usr/bin/python3", os.path.join(HERE, "host_init.py"), self.folder, name, os.path.abspath(programs),
+                   *([os.path.abspath(root)] if root else [])]
         self._init = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._environment)
         if self._init.stdout.readline().strip() != "ready":
             self.close()
@@ -152,6 +153,10 @@ class Host:
             raise Virsh(words, done)
         return done.stdout.strip()
 
+    def version(self):
+        """Of its libvirt: `9.0.0`."""
+        return self.run("/usr/sbin/libvirtd", "--version").stdout.rsplit(maxsplit=1)[-1]
+
     def state(self, name):
         """`running (booted)`; empty where there is no such domain."""
         done = self.try_virsh("domstate", name, "--reason")
@@ -201,14 +206,15 @@ class Hosts:
 
     names = ("src.example", "dst.example")
 
-    def __init__(self, work, programs, settings="", addresses=None):
+    def __init__(self, work, programs, settings="", addresses=None, root=None):
+        """root: a folder with another Debian's programs, which come before this machine's (perf/newer_debian.sh makes one)."""
         self.network = Namespaces() if addresses is None else None
         self.both = []
         try:
             others = list(zip(self.names, addresses or self.network.addresses))
             for number, (name, address) in enumerate(others):
                 own = {"prefix": self.network.prefix(number), "port": TCP_PORT} if self.network else {}
-                self.both.append(Host(work, name, number, programs, address, others, settings=settings, **own))
+                self.both.append(Host(work, name, number, programs, address, others, settings=settings, root=root, **own))
         except BaseException:
             self.close()
             raise

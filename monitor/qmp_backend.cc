@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <random>
 #include <utility>
 
@@ -54,12 +55,44 @@ struct QmpBackend::Implementation : std::enable_shared_from_this<Implementation>
             if (!frame) {
                 return;
             }
+            if (state != State::greeting && take_answer(frame->text)) {
+                continue;
+            }
             if (auto message = frame->error.empty() ? parse_json(frame->text) : std::nullopt; message && message->is_object()) {
                 take(*message, frame->text);
             } else {
                 take_strange(frame->text);
             }
         }
+    }
+
+    // An answer that is not ours, passed on unread but for its id. False: it is something else, and text is as it was.
+    bool take_answer(std::string& text) const {
+        const auto members = members_of(text);
+        if (!members) {
+            return false;
+        }
+        std::optional<json> id;
+        bool is_error = false;
+        bool is_answer = false;
+        for (const auto& [key, value] : *members) {
+            if (key == R"("id")") {
+                id = value.substr(0, 1) == "\"" && value.substr(1).starts_with(prefix) ? std::nullopt : parse_json(value);
+                if (!id) {
+                    return false; // ours, or not to be read
+                }
+            }
+            is_error = is_error || key == R"("error")";
+            is_answer = is_answer || is_error || key == R"("return")";
+        }
+        if (!is_answer) {
+            return false;
+        }
+        const auto keep = handlers;
+        if (keep->reply) {
+            keep->reply({.id = id ? &*id : nullptr, .is_error = is_error, .raw = std::move(text)});
+        }
+        return true;
     }
 
     void take(const json& message, std::string& raw) {
@@ -76,7 +109,8 @@ struct QmpBackend::Implementation : std::enable_shared_from_this<Implementation>
             }
             return;
         }
-        if (const auto id = message.find("id"); id != message.end() && id->is_string()) {
+        const auto id = message.find("id");
+        if (id != message.end() && id->is_string()) {
             const auto found = open.find(id->get_ref<const std::string&>());
             if (found != open.end()) {
                 const Open mine = std::move(found->second);
@@ -86,13 +120,14 @@ struct QmpBackend::Implementation : std::enable_shared_from_this<Implementation>
             }
         }
         if (keep->reply) {
-            keep->reply(message, raw);
+            keep->reply(
+                {.id = id != message.end() ? &*id : nullptr, .is_error = message.contains("error"), .raw = std::move(raw)});
         }
     }
 
     // No JSON object. Before the greeting: this is no QMP. Later, QEMU has put something into an answer that JSON cannot say: for
     // whoever asked to deal with.
-    void take_strange(const std::string& raw) {
+    void take_strange(std::string& raw) {
         if (state == State::greeting) {
             post(io, [self = weak_from_this()] {
                 if (const auto alive = self.lock()) {
@@ -103,7 +138,7 @@ struct QmpBackend::Implementation : std::enable_shared_from_this<Implementation>
         }
         const auto keep = handlers;
         if (!raw.empty() && keep->reply) {
-            keep->reply(json(nullptr), raw);
+            keep->reply({.id = nullptr, .is_error = false, .raw = std::move(raw)});
         }
     }
 

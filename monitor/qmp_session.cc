@@ -331,11 +331,12 @@ void QmpSession::forward(Item item, bool out_of_band, bool begins_native) {
                      .begins_native = begins_native});
 }
 
-void QmpSession::show_reply(std::string_view raw, bool out_of_band) {
+void QmpSession::show_reply(std::string raw, bool out_of_band) {
     if (closed_) {
         return;
     }
-    write(std::string{raw} + "\r\n");
+    raw += "\r\n";
+    write(std::move(raw));
     if (out_of_band) {
         --out_of_band_open_;
         pump_later();

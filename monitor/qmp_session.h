@@ -55,7 +55,7 @@ public:
 
     void start(const std::string& greeting);
     // QEMU's answer to what was forwarded, to be shown as it is.
-    void show_reply(std::string_view raw, bool out_of_band);
+    void show_reply(std::string raw, bool out_of_band);
     // An event, QEMU's or ours, with its line end. Shown in command mode only.
     void show_event(std::string_view line);
     void told_room();

@@ -27,12 +27,14 @@ struct Open {
 
 // A client that passes messages through cannot know it, and so cannot take our answers for its own.
 std::string random_prefix() {
+    constexpr std::string_view letters = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_";
     std::random_device device;
-    std::string text = "pageferry-";
-    for (int i = 0; i < 4; ++i) {
-        text += std::to_string(device()) + "-";
+    std::uniform_int_distribution<std::size_t> one{0, letters.size() - 1};
+    std::string text = "pf.";
+    for (int i = 0; i < 12; ++i) { // short, for QEMU reads it byte by byte
+        text += letters[one(device)];
     }
-    return text;
+    return text + ".";
 }
 
 Error closed_error(const std::string& command) {
@@ -196,7 +198,7 @@ struct QmpBackend::Implementation : std::enable_shared_from_this<Implementation>
         }
         const bool now = state == State::ready || command == negotiate;
         open.emplace(id, Open{.command = std::move(command), .done = std::move(done)});
-        std::string text = to_text(message) + "\r\n";
+        std::string text = without_space(to_text(message));
         if (now) {
             channel->send(std::move(text), std::move(fds));
         } else {

@@ -11,8 +11,13 @@ namespace {
 
 using nlohmann::json;
 
+constexpr std::string_view space = " \t\r\n";
+
+bool is_space(char c) {
+    return space.find(c) != std::string_view::npos;
+}
+
 std::string_view trimmed(std::string_view text) {
-    constexpr std::string_view space = " \t\r\n";
     const std::size_t first = text.find_first_not_of(space);
     return first == std::string_view::npos ? std::string_view{} : text.substr(first, text.find_last_not_of(space) + 1 - first);
 }
@@ -20,7 +25,7 @@ std::string_view trimmed(std::string_view text) {
 // Where the string that begins there has its closing quote; the text's end if it has none.
 std::size_t string_end(std::string_view text, std::size_t begin) {
     std::size_t i = begin + 1;
-    while (i < text.size() && text[i] != '"') {
+    while (i < text.size() && text[i] != text[begin]) {
         i += text[i] == '\\' ? 2 : 1;
     }
     return i;
@@ -115,6 +120,24 @@ std::optional<std::vector<std::pair<std::string_view, std::string_view>>> member
         }
     }
     return depth == 0 && !text.empty() && text.front() == '{' ? std::optional{std::move(members)} : std::nullopt;
+}
+
+std::string without_space(std::string_view text) {
+    std::string out;
+    out.reserve(text.size() + 1);
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        if (text[i] == '"' || text[i] == '\'') {
+            const std::size_t end = string_end(text, i);
+            out += text.substr(i, end + 1 - i);
+            i = end;
+        } else if (!is_space(text[i])) {
+            out += text[i];
+        }
+    }
+    if (out.empty() || (out.back() != '}' && out.back() != ']')) {
+        out += '\n'; // a number's end, say
+    }
+    return out;
 }
 
 std::string to_text(const nlohmann::json& value, bool pretty) {

@@ -324,7 +324,7 @@ void QmpSession::forward(Item item, bool out_of_band, bool begins_native) {
     if (out_of_band) {
         ++out_of_band_open_;
     }
-    around_.forward({.text = std::move(item.text) + "\r\n",
+    around_.forward({.text = without_space(item.text),
                      .fds = std::exchange(carried_, {}),
                      .id = std::move(item.id),
                      .out_of_band = out_of_band,

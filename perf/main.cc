@@ -29,7 +29,7 @@ constexpr const char* examples = R"(Examples:
   pageferry-perf fault --listen tcp:0:5000          # on one host: what is pulled from
   pageferry-perf fault tcp:other.example:5000       # page faults on the other
   pageferry-perf dirty-scan --size 1G,4G,16G
-  pageferry-perf qmp /run/plain.qmp /run/ferried.qmp --command query-cpus-fast
+  pageferry-perf qmp /run/plain.qmp /run/ferried.qmp
 
 Exit codes: 0 measured, 1 failed, 2 wrong command line. The transports are found as by pageferry itself (PAGEFERRY_TRANSPORT_PATH).
 )";

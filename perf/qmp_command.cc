@@ -35,7 +35,7 @@ int ping(const QmpPingOptions& options, bool json) {
         }
     }
     if (json) {
-        const ordered_json result{{"benchmark", "qmp"}, {"command", options.command}, {"monitors", std::move(monitors)}};
+        const ordered_json result{{"benchmark", "qmp"}, {"request", options.request}, {"monitors", std::move(monitors)}};
         std::printf("%s\n", result.dump().c_str());
     }
     return 0;
@@ -49,8 +49,7 @@ void add_qmp_command(CLI::App& app, int& code) {
     const auto given = std::make_shared<std::pair<QmpPingOptions, bool>>();
     QmpPingOptions& options = given->first;
     command->add_option("SOCKET", options.sockets, "Paths of the monitors' sockets")->required();
-    command->add_option("--command", options.command, "What is asked")->capture_default_str();
-    command->add_option("--arguments", options.arguments, "Its arguments, a JSON object");
+    command->add_option("--request", options.request, "What is asked, as it is sent")->capture_default_str();
     command->add_option("--runs", options.runs, "How many count, at each")
         ->check(CLI::Range(1U, 10'000'000U))
         ->capture_default_str();

@@ -107,8 +107,7 @@ Result<std::vector<QmpPing>> run_qmp_ping(const QmpPingOptions& options) {
         clients.push_back(std::move(*client));
         results.push_back({.socket = path, .latency = {}, .reply_bytes = 0});
     }
-    const std::string request = "{\"execute\": \"" + options.command + "\"" +
-                                (options.arguments.empty() ? "" : ", \"arguments\": " + options.arguments) + ", \"id\": 1}\r\n";
+    const std::string request = options.request + "\r\n";
     std::vector<std::vector<double>> samples(clients.size());
     for (unsigned i = 0; i < options.warm_up + options.runs; ++i) {
         for (std::size_t at = 0; at < clients.size(); ++at) {

@@ -14,10 +14,9 @@
 namespace pageferry::perf {
 
 struct QmpPingOptions {
-    std::vector<std::string> sockets; // paths
-    std::string command = "query-cpus-fast";
-    std::string arguments; // a JSON object; empty: none
-    unsigned runs = 2000;  // at each of them
+    std::vector<std::string> sockets;                                            // paths
+    std::string request = R"({"execute":"query-cpus-fast","id":"libvirt-100"})"; // as libvirt writes it
+    unsigned runs = 2000;                                                        // at each of them
     unsigned warm_up = 200;
     std::chrono::microseconds pause{0}; // before each command; 0: as fast as the answers come
     std::chrono::milliseconds timeout{60'000};

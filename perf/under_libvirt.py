@@ -36,10 +36,12 @@ PARTS = ("migrate", "monitor", "idle")
 EMULATORS = {"ours": EMULATOR, "qemu": STOCK}
 # What virt-install writes for a guest whose memory others share, and the memory that a guest has where nothing is said.
 BACKING = {"shared": "<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>", "plain": ""}
-COMMANDS = {  # name in the table: command, arguments
-    "query-cpus-fast": ("query-cpus-fast", None),
-    "qom-get /machine type": ("qom-get", {"path": "/machine", "property": "type"}),
-    "qom-get device[0] type": ("qom-get", {"path": "/machine/unattached/device[0]", "property": "type"})}
+COMMANDS = {
+    "query-cpus-fast": {"execute": "query-cpus-fast"},
+    "qom-get /machine type": {"execute": "qom-get", "arguments": {"path": "/machine", "property": "type"}},
+    "qom-get device[0] type": {"execute": "qom-get", "arguments": {"path": "/machine/unattached/device[0]", "property": "type"}}}
+# QEMU takes its time for every byte of a request: as libvirt writes them, and as scripts do that leave it to Python.
+STYLES = {"": (",", ":"), " spaced": (", ", ": ")}
 
 
 def options():
@@ -114,7 +116,7 @@ def job_info(text):
 
 
 class Monitors:
-    """Guests that halt, one under QEMU alone and one behind each build's monitor process."""
+    """Guests that halt, one under QEMU alone and one behind each build's monitor process; new ones in each round, for no two are quite alike."""
 
     def __init__(self, given, stack):
         self.given, self.work = given, stack.enter_context(Workspace())
@@ -126,10 +128,9 @@ class Monitors:
             self.vms[name] = stack.enter_context(Vm(self.work, name, launch, memory=64, boot_sector=image))
             self.vms[name].wait_serial("F")
 
-    def measure(self, command):
-        name, arguments = COMMANDS[command]
-        words = ["--arguments", json.dumps(arguments)] if arguments else []
-        output = checked([os.path.join(self.given.build, "bin/pageferry-perf"), "qmp", *(vm.cli_path for vm in self.vms.values()), "--command", name, *words,
+    def measure(self, command, style):
+        request = json.dumps({**COMMANDS[command], "id": "libvirt-100"}, separators=STYLES[style])
+        output = checked([os.path.join(self.given.build, "bin/pageferry-perf"), "qmp", *(vm.cli_path for vm in self.vms.values()), "--request", request,
                           "--runs", str(self.given.commands), "--pause", str(self.given.pause), "--json"], 600)
         return {f"{who}_{key}": one[key] for who, one in zip(self.vms, json.loads(output)["monitors"]) for key in ("p50", "p99")}
 
@@ -180,9 +181,10 @@ class Run:
                 self.rounds((f"migrate {memory} {emulator}", lambda e=emulator, m=memory: migrations.measure(e, m))
                             for _ in range(self.given.runs) for memory in ("untouched", "filled") for emulator in EMULATORS)
         if "monitor" in self.given.parts:
-            with ExitStack() as stack:
-                monitors = Monitors(self.given, stack)
-                self.rounds((f"monitor {command}", lambda c=command: monitors.measure(c)) for _ in range(self.given.runs) for command in COMMANDS)
+            for _ in range(self.given.runs):
+                with ExitStack() as stack:
+                    monitors = Monitors(self.given, stack)
+                    self.rounds((f"monitor {command}{style}", lambda c=command, s=style: monitors.measure(c, s)) for style in STYLES for command in COMMANDS)
         if "idle" in self.given.parts:
             self.rounds([("idle", lambda: idle(self.given))])
         return self.runs

@@ -85,11 +85,12 @@ fuzz() {
 }
 
 perf() {
-    local argument in_lab='' postcopy='' newer='' rest=()
+    local argument in_lab='' postcopy='' libvirt='' newer='' rest=()
     for argument in "$@"; do
         case "$argument" in
         --lab) in_lab=yes ;;
         --postcopy) postcopy=yes ;;
+        --libvirt) libvirt=yes ;;
         *) rest+=("$argument") ;;
         esac
     done
@@ -100,7 +101,11 @@ perf() {
         build release
         exec python3 perf/lab.py --build build/release "${rest[@]}"
     fi
+    [ -z "$libvirt" ] || packages libvirt
     build release
+    if [ -n "$libvirt" ]; then
+        exec python3 perf/under_libvirt.py --build build/release "${rest[@]}"
+    fi
     if [ -n "$postcopy" ]; then
         newer=$(perf/newer_qemu.sh "$cache/qemu") || say "no newer QEMU: measuring beside this system's alone"
         exec python3 perf/postcopy.py --build build/release --newer "$newer" "${rest[@]}"

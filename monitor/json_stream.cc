@@ -1,5 +1,6 @@
 #include "monitor/json_stream.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace pageferry::monitor {
@@ -32,9 +33,25 @@ void JsonStream::feed(std::string_view bytes, std::vector<Fd> fds) {
     for (Fd& fd : fds) {
         fds_.push_back(std::move(fd));
     }
-    for (const char byte : bytes) {
-        feed_byte(byte);
+    while (!bytes.empty()) {
+        if (const std::size_t length = inside_string(bytes); length > 0) {
+            text_ += bytes.substr(0, length);
+            bytes.remove_prefix(length);
+        } else {
+            feed_byte(bytes.front());
+            bytes.remove_prefix(1);
+        }
     }
+}
+
+std::size_t JsonStream::inside_string(std::string_view bytes) const {
+    if (state_ != State::double_quoted && state_ != State::single_quoted) {
+        return 0;
+    }
+    const char quote = state_ == State::double_quoted ? '"' : '\'';
+    const std::string_view room = bytes.substr(0, limits_.bytes - std::min(limits_.bytes, text_.size()));
+    const auto end = std::ranges::find_if(room, [quote](char c) { return c == quote || c == '\\' || !is_string_byte(c); });
+    return static_cast<std::size_t>(end - room.begin());
 }
 
 std::optional<Frame> JsonStream::next() {

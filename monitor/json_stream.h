@@ -59,6 +59,8 @@ private:
     };
 
     void feed_byte(char byte);
+    // How many of these bytes are a string's, one like the other. Most of what QEMU says is strings.
+    [[nodiscard]] std::size_t inside_string(std::string_view bytes) const;
     bool step(char byte); // false: the byte ended a token before it and is still to be looked at
     void structural(char byte);
     void end_token();

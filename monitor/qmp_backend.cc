@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <random>
 #include <utility>
 
@@ -26,12 +27,14 @@ struct Open {
 
 // A client that passes messages through cannot know it, and so cannot take our answers for its own.
 std::string random_prefix() {
+    constexpr std::string_view letters = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_";
     std::random_device device;
-    std::string text = "pageferry-";
-    for (int i = 0; i < 4; ++i) {
-        text += std::to_string(device()) + "-";
+    std::uniform_int_distribution<std::size_t> one{0, letters.size() - 1};
+    std::string text = "pf.";
+    for (int i = 0; i < 12; ++i) { // short, for QEMU reads it byte by byte
+        text += letters[one(device)];
     }
-    return text;
+    return text + ".";
 }
 
 Error closed_error(const std::string& command) {
@@ -54,12 +57,44 @@ struct QmpBackend::Implementation : std::enable_shared_from_this<Implementation>
             if (!frame) {
                 return;
             }
+            if (state != State::greeting && take_answer(frame->text)) {
+                continue;
+            }
             if (auto message = frame->error.empty() ? parse_json(frame->text) : std::nullopt; message && message->is_object()) {
                 take(*message, frame->text);
             } else {
                 take_strange(frame->text);
             }
         }
+    }
+
+    // An answer that is not ours, passed on unread but for its id. False: it is something else, and text is as it was.
+    bool take_answer(std::string& text) const {
+        const auto members = members_of(text);
+        if (!members) {
+            return false;
+        }
+        std::optional<json> id;
+        bool is_error = false;
+        bool is_answer = false;
+        for (const auto& [key, value] : *members) {
+            if (key == R"("id")") {
+                id = value.substr(0, 1) == "\"" && value.substr(1).starts_with(prefix) ? std::nullopt : parse_json(value);
+                if (!id) {
+                    return false; // ours, or not to be read
+                }
+            }
+            is_error = is_error || key == R"("error")";
+            is_answer = is_answer || is_error || key == R"("return")";
+        }
+        if (!is_answer) {
+            return false;
+        }
+        const auto keep = handlers;
+        if (keep->reply) {
+            keep->reply({.id = id ? &*id : nullptr, .is_error = is_error, .raw = std::move(text)});
+        }
+        return true;
     }
 
     void take(const json& message, std::string& raw) {
@@ -76,7 +111,8 @@ struct QmpBackend::Implementation : std::enable_shared_from_this<Implementation>
             }
             return;
         }
-        if (const auto id = message.find("id"); id != message.end() && id->is_string()) {
+        const auto id = message.find("id");
+        if (id != message.end() && id->is_string()) {
             const auto found = open.find(id->get_ref<const std::string&>());
             if (found != open.end()) {
                 const Open mine = std::move(found->second);
@@ -86,13 +122,14 @@ struct QmpBackend::Implementation : std::enable_shared_from_this<Implementation>
             }
         }
         if (keep->reply) {
-            keep->reply(message, raw);
+            keep->reply(
+                {.id = id != message.end() ? &*id : nullptr, .is_error = message.contains("error"), .raw = std::move(raw)});
         }
     }
 
     // No JSON object. Before the greeting: this is no QMP. Later, QEMU has put something into an answer that JSON cannot say: for
     // whoever asked to deal with.
-    void take_strange(const std::string& raw) {
+    void take_strange(std::string& raw) {
         if (state == State::greeting) {
             post(io, [self = weak_from_this()] {
                 if (const auto alive = self.lock()) {
@@ -103,7 +140,7 @@ struct QmpBackend::Implementation : std::enable_shared_from_this<Implementation>
         }
         const auto keep = handlers;
         if (!raw.empty() && keep->reply) {
-            keep->reply(json(nullptr), raw);
+            keep->reply({.id = nullptr, .is_error = false, .raw = std::move(raw)});
         }
     }
 
@@ -161,7 +198,7 @@ struct QmpBackend::Implementation : std::enable_shared_from_this<Implementation>
         }
         const bool now = state == State::ready || command == negotiate;
         open.emplace(id, Open{.command = std::move(command), .done = std::move(done)});
-        std::string text = to_text(message) + "\r\n";
+        std::string text = without_space(to_text(message));
         if (now) {
             channel->send(std::move(text), std::move(fds));
         } else {

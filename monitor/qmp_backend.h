@@ -26,12 +26,18 @@ public:
     // QEMU is gone.
     using Done = std::function<void(Result<nlohmann::json>)>;
 
+    // As QEMU sent it, without the line end. Only as much of it is read as tells whose it is.
+    struct Answer {
+        const nlohmann::json* id = nullptr; // null: none, or QEMU's text is no JSON object; lives during the call
+        bool is_error = false;
+        std::string raw;
+    };
+
     struct Handlers {
         std::function<void()> ready; // greeting and negotiation are done
         // Events, whole: {"timestamp", "event", "data"}; raw is the text as QEMU sent it.
         std::function<void(const std::string& name, const nlohmann::json& event, std::string_view raw)> event;
-        // Answers to what was sent by send_raw(); answer is null where QEMU's text is no JSON object.
-        std::function<void(const nlohmann::json& answer, std::string_view raw)> reply;
+        std::function<void(Answer answer)> reply; // to what was sent by send_raw()
         std::function<void()> closed; // QEMU has ended, or speaks no QMP; every execute() still open was answered before this
     };
 

@@ -12,6 +12,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace pageferry::monitor {
 
@@ -27,6 +29,14 @@ QmpError qmp_error(const Error& error);
 
 // What QEMU sent. Nothing when it is not JSON.
 std::optional<nlohmann::json> parse_json(std::string_view text);
+
+// The members of an object's outermost level, keys and values as they stand there, without the rest being read: QEMU's answers
+// may be long, and whose they are is all that matters of most. For text that JsonStream has cut; nothing where it is no object.
+std::optional<std::vector<std::pair<std::string_view, std::string_view>>> members_of(std::string_view text);
+
+// The same message in the fewest bytes, for text that parse_request() takes: QEMU reads its monitors byte by byte, with half a
+// dozen system calls for each.
+std::string without_space(std::string_view text);
 
 // What a client sent, one message as JsonStream cuts it, in QEMU's dialect (strings may be in single quotes, no key twice). The
 // error is QEMU's text, "JSON parse error, expecting value" and the like.

@@ -66,8 +66,8 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
             {.ready = [with] { with([](Implementation& self) { self.begin(); }); },
              .event = [with](const std::string& name, const json&,
                              std::string_view raw) { with([&](Implementation& self) { self.qemu_event(name, raw); }); },
-             .reply = [with](const json& answer,
-                             std::string_view raw) { with([&](Implementation& self) { self.qemu_reply(answer, raw); }); },
+             .reply =
+                 [with](QmpBackend::Answer answer) { with([&](Implementation& self) { self.qemu_reply(std::move(answer)); }); },
              // Whatever else QEMU's end has made ready comes first: it may be an event for this client.
              .closed = [this, with] { post(io, [with] { with([](Implementation& self) { self.qemu_gone(); }); }); }});
     }
@@ -209,10 +209,9 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
 
     // Whose answer it is. By id; where an in-band and an out-of-band command have the same one (or none), the latter is answered
     // first as a rule, for it waits for nothing. An answer that has no such id (QEMU could not read it) is the oldest command's.
-    std::deque<InFlight>::iterator find(const json& answer) {
-        const auto id = answer.find("id");
+    std::deque<InFlight>::iterator find(const json* id) {
         const auto has_id = [&](const InFlight& one) {
-            return one.id ? id != answer.end() && *id == *one.id : id == answer.end();
+            return one.id && id != nullptr ? *id == *one.id : !one.id && id == nullptr;
         };
         const auto urgent = std::ranges::find_if(in_flight, [&](const InFlight& one) { return one.out_of_band && has_id(one); });
         if (urgent != in_flight.end()) {
@@ -222,19 +221,19 @@ struct QmpServer::Implementation : std::enable_shared_from_this<Implementation> 
         return same != in_flight.end() ? same : in_flight.begin();
     }
 
-    void qemu_reply(const json& answer, std::string_view raw) {
-        const auto found = find(answer);
+    void qemu_reply(QmpBackend::Answer answer) {
+        const auto found = find(answer.id);
         if (found == in_flight.end()) {
             say("QEMU answered what nobody asked");
             return;
         }
         const InFlight mine = std::move(*found);
         in_flight.erase(found);
-        if (mine.begins_native && answer.contains("error")) {
+        if (mine.begins_native && answer.is_error) {
             commands.native_refused(); // before the client can send its next command
         }
         if (const auto owner = mine.owner.lock()) {
-            owner->show_reply(raw, mine.out_of_band);
+            owner->show_reply(std::move(answer.raw), mine.out_of_band);
         }
         if (waiting && !in_band_busy()) {
             Waiting next = std::move(*waiting);

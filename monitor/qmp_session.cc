@@ -324,18 +324,19 @@ void QmpSession::forward(Item item, bool out_of_band, bool begins_native) {
     if (out_of_band) {
         ++out_of_band_open_;
     }
-    around_.forward({.text = std::move(item.text) + "\r\n",
+    around_.forward({.text = without_space(item.text),
                      .fds = std::exchange(carried_, {}),
                      .id = std::move(item.id),
                      .out_of_band = out_of_band,
                      .begins_native = begins_native});
 }
 
-void QmpSession::show_reply(std::string_view raw, bool out_of_band) {
+void QmpSession::show_reply(std::string raw, bool out_of_band) {
     if (closed_) {
         return;
     }
-    write(std::string{raw} + "\r\n");
+    raw += "\r\n";
+    write(std::move(raw));
     if (out_of_band) {
         --out_of_band_open_;
         pump_later();

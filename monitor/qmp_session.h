@@ -1,5 +1,5 @@
 // One client on one of the user's monitors, from its connection to its end: greeting, negotiation, commands in order, events.
-// What is not Pageferry's to answer goes to QEMU as the bytes it came in, and comes back so.
+// What is not Pageferry's to answer goes to QEMU as it came in, but for white space, and comes back as the bytes that QEMU sends.
 //
 // Order: commands are carried out one at a time; an answer of our own never overtakes one of QEMU's. Out-of-band commands, once
 // the client has enabled them, do not wait. Threads: the io_context's one thread.
@@ -55,7 +55,7 @@ public:
 
     void start(const std::string& greeting);
     // QEMU's answer to what was forwarded, to be shown as it is.
-    void show_reply(std::string_view raw, bool out_of_band);
+    void show_reply(std::string raw, bool out_of_band);
     // An event, QEMU's or ours, with its line end. Shown in command mode only.
     void show_event(std::string_view line);
     void told_room();

@@ -3,6 +3,7 @@
 #include "perf/dirty_scan.h"
 #include "perf/pull_commands.h"
 #include "perf/push.h"
+#include "perf/qmp_command.h"
 #include "perf/stats.h"
 #include "transport/abi/pageferry_transport.h"
 
@@ -28,6 +29,7 @@ constexpr const char* examples = R"(Examples:
   pageferry-perf fault --listen tcp:0:5000          # on one host: what is pulled from
   pageferry-perf fault tcp:other.example:5000       # page faults on the other
   pageferry-perf dirty-scan --size 1G,4G,16G
+  pageferry-perf qmp /run/plain.qmp /run/ferried.qmp
 
 Exit codes: 0 measured, 1 failed, 2 wrong command line. The transports are found as by pageferry itself (PAGEFERRY_TRANSPORT_PATH).
 )";
@@ -268,6 +270,7 @@ int run(int argc, char** argv) {
     scan_command->callback([&] { code = dirty_scan(scan_options, sizes, untouched, json); });
 
     add_pull_commands(app, code);
+    add_qmp_command(app, code);
 
     try {
         app.parse(argc, argv);

@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import unittest
 
@@ -77,6 +80,53 @@ class DirtyScan(unittest.TestCase):
         for t in told:
             self.assertEqual(t["dirty_bytes"], 0)
             self.assertGreater(t["collect_seconds"]["median"], 0)
+
+
+class Monitor(threading.Thread):
+    """Speaks QMP to one client: an event before each answer, and the answers in two pieces."""
+
+    def __init__(self, path, answer):
+        super().__init__(daemon=True)
+        self.listener, self.answer, self.asked = socket.socket(socket.AF_UNIX), answer, []
+        self.listener.bind(path)
+        self.listener.listen()
+        self.start()
+
+    def run(self):
+        client = self.listener.accept()[0]
+        with client, client.makefile("rb") as lines:
+            client.sendall(b'{"QMP": {}}\r\n')
+            for line in lines:
+                self.asked.append(line)
+                client.sendall(b'{"timestamp": {}, "event": "STOP"}\r\n' + self.answer[:5])
+                client.sendall(self.answer[5:] + b"\r\n")
+
+
+class Qmp(unittest.TestCase):
+    def monitors(self, *answers):
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        paths = [os.path.join(folder, str(number)) for number in range(len(answers))]
+        made = [Monitor(path, answer) for path, answer in zip(paths, answers)]
+        for monitor in made:
+            self.addCleanup(monitor.listener.close)
+        return made, paths
+
+    def test_asks_in_turn(self):
+        made, paths = self.monitors(b'{"return": {}}', b'{"return": [1, 2]}')
+        done = run("qmp", *paths, "--request", '{"execute":"x"}', "--runs", "7", "--warm-up", "2", "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        told = json.loads(done.stdout)["monitors"]
+        self.assertEqual([(one["socket"], one["count"], one["reply_bytes"]) for one in told], [(paths[0], 7, 16), (paths[1], 7, 20)])
+        for monitor, one in zip(made, told):
+            self.assertLessEqual(one["p50"], one["p99"])
+            self.assertEqual(monitor.asked[1:], [b'{"execute":"x"}\r\n'] * 9)
+
+    def test_an_answer_that_is_an_error_is_told(self):
+        _, paths = self.monitors(b'{"id": 1, "error": {"desc": "no such thing"}}')
+        done = run("qmp", *paths)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("no such thing", done.stderr)
+        self.assertEqual(run("qmp", paths[0] + ".not").returncode, 1)
 
 
 def migration(throughput, cpu=1.0, downtime=0.05, wall=0.5, growth=100 << 20):

@@ -20,7 +20,7 @@ struct Backend : testing::Test {
         backend->start({.ready = [this] { ready = true; },
                         .event = [this](const std::string& name, const json&,
                                         std::string_view raw) { seen.push_back(name + " " + std::string{raw}); },
-                        .reply = [this](const json&, std::string_view raw) { seen.push_back("reply " + std::string{raw}); },
+                        .reply = [this](const QmpBackend::Answer& answer) { seen.push_back("reply " + answer.raw); },
                         .closed = [this] { closed = true; }});
     }
 };

@@ -44,5 +44,26 @@ TEST(QmpMessage, EventsHaveTheTimeOfNow) {
     EXPECT_LT(event["timestamp"]["microseconds"], 1'000'000);
 }
 
+TEST(QmpMessage, MembersAsTheyStand) {
+    using Members = std::vector<std::pair<std::string_view, std::string_view>>;
+    const auto of = [](std::string_view text) { return members_of(text).value_or(Members{{"none", ""}}); };
+    EXPECT_EQ(of(R"({"return": [{"id": 5, "a": "}\","}, [1]], "id": "x:,y"})"),
+              (Members{{R"("return")", R"([{"id": 5, "a": "}\","}, [1]])"}, {R"("id")", R"("x:,y")"}}));
+    EXPECT_EQ(of("{\n    \"error\": {\n    }\n}"), (Members{{"\"error\"", "{\n    }"}}));
+    EXPECT_EQ(of(R"({"return": {"value": nan}, "id": {"b": [1]}})"),
+              (Members{{R"("return")", R"({"value": nan})"}, {R"("id")", R"({"b": [1]})"}}));
+    EXPECT_EQ(of("{}"), Members{});
+    for (const char* const text : {"", "[]", "[{\"id\": 1}]", "5", "\"x\"", "}", "{\"a", "{\"a\\", "]{"}) {
+        EXPECT_EQ(members_of(text), std::nullopt) << text;
+    }
+}
+
+TEST(QmpMessage, WithoutSpace) {
+    EXPECT_EQ(without_space("{ \"execute\" :\t'it\\'s \" so',\r\n \"id\": [ 1, \"a  \\\" b\" ] } "),
+              "{\"execute\":'it\\'s \" so',\"id\":[1,\"a  \\\" b\"]}");
+    EXPECT_EQ(without_space("5"), "5\n") << "its end is told by what follows";
+    EXPECT_EQ(without_space("true "), "true\n");
+}
+
 } // namespace
 } // namespace pageferry::monitor

@@ -2,6 +2,7 @@
 
 #include "monitor/arguments.h"
 #include "monitor/event_loop.h"
+#include "monitor/plugged_memory.h"
 #include "monitor/qmp_message.h"
 
 #include <nlohmann/json.hpp>
@@ -254,6 +255,9 @@ void QmpSession::run_command(Item item, const Command& command) {
         intercept(std::move(item), command);
     } else {
         note_descriptor(command);
+        if (command.name == "object-add") {
+            item.text = on_shared_file(item.message).value_or(std::move(item.text));
+        }
         forward(std::move(item), command.out_of_band);
     }
 }

@@ -4,7 +4,7 @@ it as if Pageferry were not there, before and after the guest has moved."""
 import os
 import subprocess
 
-from libvirt_case import Case, guest_image, main, wait_until
+from libvirt_case import SHARED, Case, guest_image, main, wait_until
 
 
 class Untouched(Case):
@@ -92,8 +92,14 @@ class Untouched(Case):
         self.move()
 
     def test_memory_is_plugged(self):
-        """Between migrations: the new memory moves with the rest."""
-        self.start(memory_mib=64, memory="<maxMemory slots='4' unit='MiB'>512</maxMemory>",
+        """Between migrations: the new memory moves with the rest, whether libvirt has been told to share it or not."""
+        for backing in (SHARED, ""):
+            with self.subTest(backing=backing):
+                self.plug(backing)
+                self._forget()
+
+    def plug(self, backing):
+        self.start(memory_mib=64, backing=backing, memory="<maxMemory slots='4' unit='MiB'>512</maxMemory>",
                    cpu="<cpu><numa><cell id='0' cpus='0' memory='64' unit='MiB'/></numa></cpu>")
         module = self.give(self.source, "dimm.xml", "<memory model='dimm'><target><size unit='MiB'>128</size><node>0</node></target></memory>")
         self.source.virsh("attach-device", "guest", module, "--live")

@@ -4,17 +4,18 @@
 lab_kernel=6.12 # the default, as in lab/host.py
 
 lab() {
-    local word kernel=$lab_kernel previous=''
+    local word kernel=$lab_kernel previous='' libvirt=''
     for word in "$@"; do
         case "$word" in
         --) break ;;
         -h | --help) exec python3 lab/main.py --help ;;
+        --libvirt) libvirt=libvirt ;;
         --kernel=*) kernel=${word#*=} ;;
         *) [ "$previous" != --kernel ] || kernel=$word ;;
         esac
         previous=$word
     done
-    packages build lab
+    packages build lab ${libvirt:+"$libvirt"}
     lab_parts "$kernel"
     build release
     exec python3 lab/main.py --build build/release "$@"

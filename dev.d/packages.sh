@@ -8,9 +8,11 @@ packages_of() {
     demo) packages_of qemu ;;
     test) echo clang-format-19 && packages_of qemu ;;
     slow-disk) echo python3-fusepy ;;
+    libvirt) echo libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt ;;
     lint) echo clang-format-19 clang-tidy-19 shellcheck python3 ;;
     fuzz) echo clang-19 libclang-rt-19-dev ;;
     lab) echo qemu-system-x86 iproute2 dash bash util-linux ibverbs-providers ibverbs-utils rdmacm-utils perftest xz-utils zstd python3 ;;
+    libvirt) echo libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt ;;
     perf) echo iperf3 && packages_of qemu ;;
     libvirt) echo libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients && packages_of qemu ;;
     *) die "no package group '$1'" ;;

@@ -13,6 +13,7 @@ run_tests() {
     done
     packages build test
     packages_wanted slow-disk
+    packages_wanted libvirt
     rm -rf build/test-results
     mkdir -p build/test-results
     if [ -n "$filter" ]; then

@@ -29,8 +29,10 @@ def options(words):
     o.add_argument("--peer-command", metavar="COMMAND", help="with --two: what a shell runs on b meanwhile")
     o.add_argument("--limit", type=float, metavar="SECONDS", help="until everything is killed (default 300; a shell has none)")
     o.add_argument("--mtu", type=int, default=1500, help="of the network; 9000 makes RoCE's 4096 (default %(default)s)")
-    o.add_argument("--memory", type=int, metavar="MIB", help=f"of each machine (default 1024; with --qemu {nested.MEMORY})")
+    o.add_argument("--memory", type=int, metavar="MIB", help=f"of each machine (default 1024; with --qemu {nested.MEMORY}, with "
+                   f"--libvirt {nested.LIBVIRT_MEMORY})")
     o.add_argument("--qemu", action="store_true", help="take QEMU, python3 and this repository's Python programs along, for guests in there")
+    o.add_argument("--libvirt", action="store_true", help="--qemu, and libvirt's daemon, virsh and Python binding")
     o.add_argument("--cpus", type=int, help="of each machine (default 2; with --two 1)")
     o.add_argument("--add", action="append", default=[], metavar="PATH", help="a file or folder to take along under its own path, programs "
                    "with their libraries; may be repeated")
@@ -47,7 +49,7 @@ def options(words):
     if not given.command and not (sys.stdin.isatty() and sys.stdout.isatty()):
         o.error("a shell needs a terminal; otherwise give a command: ./dev lab -- COMMAND")
     if given.memory is None:
-        given.memory = nested.MEMORY if given.qemu else 1024
+        given.memory = nested.LIBVIRT_MEMORY if given.libvirt else nested.MEMORY if given.qemu else 1024
     if given.limit is None:
         given.limit = 300.0 if given.command else 7 * 86400.0
     return given
@@ -86,7 +88,7 @@ class Session:
 
     def run(self):
         given = self.given
-        image, kernel = host.prepare(given.kernel, given.build, [*given.add, *(nested.paths() if given.qemu else [])])
+        image, kernel = host.prepare(given.kernel, given.build, [*given.add, *(nested.libvirt_paths() if given.libvirt else nested.paths() if given.qemu else [])])
         self.timing(f"image {os.path.getsize(image) >> 20} MiB")
         shared = {"memory": given.memory, "mtu": given.mtu, "limit": given.limit, **({"cpus": given.cpus} if given.cpus else {})}
         if given.two:

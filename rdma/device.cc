@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <filesystem>
 
 namespace pageferry::rdma {
 
@@ -22,6 +23,24 @@ unsigned mtu_bytes(ibv_mtu mtu) {
 
 Error no_device(std::string reason, std::string remedy) {
     return make_error(ErrorCode::not_found, "probe", "rdma", std::move(reason), std::move(remedy));
+}
+
+// Why libibverbs finds none: it leaves out devices of the kernel's whose nodes below /dev it does not find.
+Error none_found() {
+    std::error_code error;
+    std::string names;
+    std::filesystem::directory_iterator entry{"/sys/class/infiniband", error};
+    for (; !error && entry != std::filesystem::directory_iterator{}; entry.increment(error)) {
+        names += (names.empty() ? "" : ", ") + entry->path().filename().string();
+    }
+    if (names.empty()) {
+        return no_device("this host has no RDMA device",
+                         "install a device and its driver (`rdma link` shows them), or use tcp:; soft-RoCE: modprobe rdma_rxe");
+    }
+    return no_device(
+        "no RDMA device is to be seen from here, though this host has " + names + ": /dev/infiniband/uverbs* is missing",
+        "modprobe ib_uverbs (`rdma link` shows the devices); in a container, pass /dev/infiniband in; with libvirt, name "
+        "rdma_cm and each uverbs device in cgroup_device_acl of qemu.conf");
 }
 
 } // namespace
@@ -56,9 +75,7 @@ Result<void> any_device() {
     int count = 0;
     const std::unique_ptr<ibv_device*, Release<ibv_free_device_list>> devices{ibv_get_device_list(&count)};
     if (!devices || count == 0) {
-        return std::unexpected{
-            no_device("this host has no RDMA device",
-                      "install a device and its driver (`rdma link` shows them), or use tcp:; soft-RoCE: modprobe rdma_rxe")};
+        return std::unexpected{none_found()};
     }
     if (::access("/dev/infiniband/rdma_cm", R_OK | W_OK) != 0) {
         const int error = errno;

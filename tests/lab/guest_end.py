@@ -12,7 +12,8 @@ import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [os.path.join(HERE, "..", "integration"), os.path.join(HERE, ".."), os.path.join(HERE, "..", "guest")]
+sys.path[:0] = [os.path.join(HERE, "..", "integration"), os.path.join(HERE, ".."), os.path.join(HERE, "..", "guest"), HERE]
+import asked  # noqa: E402
 import faults_common  # noqa: E402
 import guest_image  # noqa: E402
 from qemu_pair import Workspace  # noqa: E402
@@ -21,9 +22,10 @@ ENDS_WITHIN = 20  # seconds, of what belongs to a guest after its QEMU
 MEMORY, END_MIB = 128, 100  # so many pages that a postcopy does not end by its faults while much is done to it
 
 
-class End:
+class End(asked.Asked):
     def __init__(self, guest):
-        self._guest, self._said, self._lock = guest, 0, threading.Lock()
+        super().__init__()
+        self._guest, self._said = guest, 0
 
     def say_events(self):
         with self._lock:
@@ -40,14 +42,8 @@ class End:
         self.say_events()
         print(json.dumps({"event": "closed", "data": {}}), flush=True)
 
-    def answer(self, asked):
-        try:
-            reply = getattr(self, "do_" + asked["do"])(**asked.get("with", {}))
-        except Exception as error:  # for the one who asked  # pylint: disable=broad-except
-            reply = {"error": {"desc": f"{asked['do']}: {error!r}"}}
+    def before_answer(self):
         self.say_events()
-        with self._lock:
-            print(json.dumps({"number": asked["number"], **reply}), flush=True)
 
     # --- what can be asked ----------------------------------------------------------------------------------------------------
 
@@ -84,18 +80,11 @@ def main():
         with faults_common.Guest(work, name, incoming="incoming" in sys.argv[4:], memory=MEMORY) as guest:
             end = End(guest)
             threading.Thread(target=end.follow, daemon=True).start()
-            os.mkfifo(fifo)
-            with open(os.open(fifo, os.O_RDWR), encoding="utf-8") as asked:  # also for writing: it has no end
-                print(json.dumps({"number": 0, "return": {}}), flush=True)
-                for line in asked:
-                    what = json.loads(line)
-                    if what["do"] == "end":
-                        break
-                    end.answer(what)
+            number = end.serve(fifo)
         end_by = time.monotonic() + ENDS_WITHIN
         while (left := work.processes()) and time.monotonic() < end_by:
             time.sleep(0.05)
-        print(json.dumps({"number": what["number"], "return": {str(pid): command for pid, command in left.items()}}), flush=True)
+        print(json.dumps({"number": number, "return": {str(pid): command for pid, command in left.items()}}), flush=True)
 
 
 if __name__ == "__main__":

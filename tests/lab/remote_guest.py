@@ -1,4 +1,4 @@
-"""A guest in a lab machine, from the test's side of the machine: guest_end.py is its other half."""
+"""A guest, or another program, in a lab machine, from the test's side of the machine: guest_end.py and asked.py are its other half."""
 import json
 import shlex
 import threading
@@ -11,14 +11,14 @@ class Refused(Exception):
     """The answer was an error."""
 
 
-class RemoteGuest:
-    """One thread asks. events: all that came, as (name, data); those of MIGRATION can be waited for, so that nothing is polled."""
+class RemoteEnd:
+    """A Python program of tests/lab that is asked through a FIFO. One thread asks. events: all that came, as (name, data)."""
 
-    def __init__(self, machine, build, name, incoming=False):
+    def __init__(self, machine, program, build, name, *more):
         self.name, self.machine, self.events = name, machine, []
         self._fifo, self._number, self._replies, self._rest = f"/run/{name}.fifo", 0, {}, b""
         self._changed = threading.Condition()
-        words = ["python3", "tests/lab/guest_end.py", f"{build}/bin", name, self._fifo, *(["incoming"] if incoming else [])]
+        words = ["python3", f"tests/lab/{program}", f"{build}/bin", name, self._fifo, *more]
         self.job = machine.spawn(f"rm -f {self._fifo}; exec {shlex.join(words)}", self._take)
 
     def wait_started(self):
@@ -58,6 +58,23 @@ class RemoteGuest:
         self.machine.run(f"printf '%s\\n' {shlex.quote(line)} >{self._fifo}", check=True)
         return self._reply(self._number, f"{do} {arguments or ''}", timeout)
 
+    def shown(self):
+        """The events, for an error."""
+        return " ".join(f"{name} {data}" for name, data in self.events) or "none"
+
+    def end(self):
+        """What it has left running."""
+        left = self.ask("end")
+        self.job.wait(PATIENCE)
+        return left
+
+
+class RemoteGuest(RemoteEnd):
+    """Events of MIGRATION can be waited for, so that nothing is polled."""
+
+    def __init__(self, machine, build, name, incoming=False):
+        super().__init__(machine, "guest_end.py", build, name, *(["incoming"] if incoming else []))
+
     def qmp(self, command, **arguments):
         """_ in an argument's name stands for -. Refused."""
         return self.ask("qmp", command=command, arguments={name.replace("_", "-"): value for name, value in arguments.items()})
@@ -83,9 +100,3 @@ class RemoteGuest:
 
     def wait_status(self, status, since=0, timeout=PATIENCE):
         self._wait(lambda: status in self.statuses(since), f"it is not {status}", timeout)
-
-    def end(self):
-        """What it has left running."""
-        left = self.ask("end")
-        self.job.wait(PATIENCE)
-        return left

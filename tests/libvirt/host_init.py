@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """The first process of one host of libvirt_hosts.py, in mount, UTS and PID namespaces of its own: makes the host's folders, then reaps.
 
-    unshare --mount --uts --pid --fork --kill-child --mount-proc host_init.py FOLDER NAME BIN
+    unshare --mount --uts --pid --fork --kill-child --mount-proc host_init.py FOLDER NAME BIN [ROOT]
 
-FOLDER holds etc/, passwd and group; BIN becomes /opt/pageferry/bin. It ends with its standard input, and everything in the host with it.
+FOLDER holds etc/, passwd and group; BIN becomes /opt/pageferry/bin. ROOT's programs and libraries, of another Debian, come before this
+machine's. It ends with its standard input, and everything in the host with it.
 Standard library only.
 """
+import glob
 import os
 import signal
 import socket
@@ -26,12 +28,14 @@ def own_folder(path, folder):
 
 
 def main():
-    folder, name, programs = sys.argv[1:]
+    folder, name, programs, *root = sys.argv[1:]
     socket.sethostname(name)
-    for path in ("/run", "/opt"):
+    for path in ("/run", "/opt", "/srv"):
         mount("-t", "tmpfs", "-o", "mode=0755", "none", path)
     mount("-t", "tmpfs", "-o", "mode=1777", "none", "/dev/shm")
     os.makedirs("/run/libvirt")
+    os.symlink(os.path.join(folder, "sockets/libvirt-sock"), "/run/libvirt/libvirt-sock")  # where `virsh` without a URI looks
+    own_folder("/srv/guests", os.path.join(os.path.dirname(folder), "guests"))  # both hosts'
     os.makedirs("/run/netns", exist_ok=True)
     os.makedirs("/opt/pageferry/bin")
     mount("--bind", programs, "/opt/pageferry/bin")
@@ -44,6 +48,10 @@ def main():
     os.mknod(faults, stat.S_IFCHR | 0o600, os.stat("/dev/userfaultfd").st_rdev)
     os.chown(faults, USER_ID, USER_ID)
     mount("--bind", faults, "/dev/userfaultfd")
+    if root:
+        mount("-t", "overlay", "overlay", "-o", f"ro,lowerdir={root[0]}/usr:/usr", "/usr")
+        for modules in glob.glob(f"{root[0]}/usr/lib/*/libvirt") + glob.glob(f"{root[0]}/usr/lib/*/qemu"):  # they load none but their own
+            mount("--bind", modules, modules.removeprefix(root[0]))
     signal.signal(signal.SIGCHLD, lambda *_: reap())
     print("ready", flush=True)
     sys.stdin.read()

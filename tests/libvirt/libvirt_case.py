@@ -2,7 +2,8 @@
 
     migrate_test.py BUILD/bin [unittest options and test names]
 
-Under /usr/bin/python3, whose module libvirt is the packaged one. For root.
+Under /usr/bin/python3, whose module libvirt is the packaged one. For root. With PAGEFERRY_TEST_ROOT=FOLDER in the environment the daemons
+and QEMUs are those of another Debian, which perf/newer_debian.sh has unpacked there.
 """
 import os
 import subprocess
@@ -135,10 +136,12 @@ class Case(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
+        if os.geteuid() != 0:
+            raise unittest.SkipTest("two hosts on one machine are for root to make")
         cls.work = cls.enterClassContext(Workspace())
         cls.writer = guest_image.make_image(program("guest/guest_writer.img"), cls.work.file("writer.img"), end_mib=END_MIB)
         os.chmod(cls.writer, 0o666)
-        cls.hosts = cls.enterClassContext(Hosts(cls.work, _programs, cls.settings))
+        cls.hosts = cls.enterClassContext(Hosts(cls.work, _programs, cls.settings, root=os.environ.get("PAGEFERRY_TEST_ROOT")))
         cls.source, cls.destination = cls.hosts.both
 
     def run(self, result=None):

@@ -22,7 +22,12 @@ from qemu_pair import PATIENCE, Namespaces, Timeout, wait_until  # noqa: E402
 
 USER = "libvirt-qemu"
 EMULATOR = "/opt/pageferry/bin/pageferry-qemu-system-x86_64"
+TCP_PORT = 16509  # libvirt's own
 STOCK = "/usr/bin/qemu-system-x86_64"
+
+BACKING = "<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>"
+# libvirt wants a limit for rdma://, and gives what it starts as much locked memory: RAM, which is registered, and what verbs need beside it.
+RDMA_BACKING = "<memtune><hard_limit unit='MiB'>1024</hard_limit></memtune>" + BACKING
 
 
 class Virsh(Exception):
@@ -36,15 +41,17 @@ class Virsh(Exception):
 class Host:
     """One of the two. Its daemon runs from start_daemon() to stop_daemon() or kill_daemon(); its guests outlive that."""
 
-    def __init__(self, work, name, number, programs, address, others, prefix=(), settings=""):
-        self.name, self.address, self.prefix = name, address, list(prefix)
+    def __init__(self, work, name, number, programs, address, others, prefix=(), settings="", port=None, root=None):
+        """port: of TCP, where its daemon is reached by those of other machines."""
+        self.name, self.address, self.prefix, self._port = name, address, list(prefix), port
         self.folder = work.file(name)
         self.sockets = os.path.join(self.folder, "sockets")
         self.uri = f"qemu+unix:///system?socket={self.sockets}/libvirt-sock"
         self._environment = work.environment()
         self._make_folders(number, others, settings)
         command = [*self.prefix, "unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private",
-                   "/usr/bin/python3", os.path.join(HERE, "host_init.py"), self.folder, name, os.path.abspath(programs)]
+                   "/usr/bin/python3", os.path.join(HERE, "host_init.py"), self.folder, name, os.path.abspath(programs),
+                   *([os.path.abspath(root)] if root else [])]
         self._init = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._environment)
         if self._init.stdout.readline().strip() != "ready":
             self.close()
@@ -61,6 +68,7 @@ class Host:
     def _make_folders(self, number, others, settings):
         for name in ("etc-libvirt", "var-lib-libvirt", "var-cache-libvirt", "var-log-libvirt", "sockets", "ram"):
             os.makedirs(os.path.join(self.folder, name))
+        os.makedirs(os.path.join(os.path.dirname(self.folder), "guests"), exist_ok=True)
         for path in (os.path.dirname(self.folder), self.folder):
             os.chmod(path, 0o755)
         os.chmod(os.path.join(self.folder, "ram"), 0o1777)
@@ -69,13 +77,15 @@ class Host:
         self._write("hosts", "127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in others))
         self._write("etc-libvirt/libvirtd.conf", "\n".join((
             f'unix_sock_dir = "{self.sockets}"', 'auth_unix_rw = "none"', 'auth_unix_ro = "none"', 'unix_sock_ro_perms = "0777"',
+            *((f'listen_addr = "{self.address}"', f'tcp_port = "{self._port}"', "listen_tls = 0", "listen_tcp = 1", 'auth_tcp = "none"')
+              if self._port else ()),
             f'host_uuid = "{uuid.uuid5(uuid.NAMESPACE_DNS, self.name)}"', 'log_outputs = "2:stderr"', 'keepalive_interval = -1', "")))
         self._write("etc-libvirt/qemu.conf", "\n".join((
             'security_driver = "none"', "dynamic_ownership = 0", "cgroup_controllers = []", 'stdio_handler = "file"',
             'memory_backing_dir = "/dev/shm"', f"migration_port_min = {49152 + 64 * number}", f"migration_port_max = {49152 + 64 * number + 63}",
             f'migration_address = "{self.address}"', f'migration_host = "{self.address}"',
             "cgroup_device_acl = [" + ", ".join(f'"/dev/{name}"' for name in (
-                "null", "full", "zero", "random", "urandom", "ptmx", "kvm", "userfaultfd")) + "]", settings, "")))
+                "null", "full", "zero", "random", "urandom", "ptmx", "kvm", "userfaultfd", *_verbs_devices())) + "]", settings, "")))
 
     def _write(self, name, text):
         with open(os.path.join(self.folder, name), "w", encoding="utf-8") as file:
@@ -92,8 +102,8 @@ class Host:
 
     def start_daemon(self):
         self._log = open(os.path.join(self.folder, "libvirtd.log"), "a", encoding="utf-8")
-        self._daemon = subprocess.Popen(self.inside("/usr/sbin/libvirtd"), stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
-                                        env=self._environment)
+        self._daemon = subprocess.Popen(self.inside("/usr/sbin/libvirtd", *(["--listen"] if self._port else [])), stdin=subprocess.DEVNULL,
+                                        stdout=self._log, stderr=self._log, env=self._environment)
         wait_until(self._answers, lambda: f"{self.name}'s libvirtd does not answer:\n{self.log()[-2000:]}")
 
     def _answers(self):
@@ -143,6 +153,10 @@ class Host:
             raise Virsh(words, done)
         return done.stdout.strip()
 
+    def version(self):
+        """Of its libvirt: `9.0.0`."""
+        return self.run("/usr/sbin/libvirtd", "--version").stdout.rsplit(maxsplit=1)[-1]
+
     def state(self, name):
         """`running (booted)`; empty where there is no such domain."""
         done = self.try_virsh("domstate", name, "--reason")
@@ -188,17 +202,19 @@ class Host:
 
 
 class Hosts:
-    """Both, on a network of their own."""
+    """Both, on a network of their own; or on the machine's, with the addresses that are given, where an RDMA device is."""
 
     names = ("src.example", "dst.example")
 
-    def __init__(self, work, programs, settings=""):
-        self.network = Namespaces()
+    def __init__(self, work, programs, settings="", addresses=None, root=None):
+        """root: a folder with another Debian's programs, which come before this machine's (perf/newer_debian.sh makes one)."""
+        self.network = Namespaces() if addresses is None else None
         self.both = []
         try:
-            others = list(zip(self.names, self.network.addresses))
+            others = list(zip(self.names, addresses or self.network.addresses))
             for number, (name, address) in enumerate(others):
-                self.both.append(Host(work, name, number, programs, address, others, self.network.prefix(number), settings))
+                own = {"prefix": self.network.prefix(number), "port": TCP_PORT} if self.network else {}
+                self.both.append(Host(work, name, number, programs, address, others, settings=settings, root=root, **own))
         except BaseException:
             self.close()
             raise
@@ -206,7 +222,8 @@ class Hosts:
     def close(self):
         for host in self.both:
             host.close()
-        self.network.close()
+        if self.network:
+            self.network.close()
 
     def __enter__(self):
         return self
@@ -215,24 +232,32 @@ class Hosts:
         self.close()
 
 
-def domain(name, image, emulator=EMULATOR, memory_mib=64, backing="", extra="", machine="pc"):
+def domain(name, image, emulator=EMULATOR, memory_mib=64, backing="", memory="", cpu=""):
     """The XML of a guest that boots a sector, with nothing but a serial console."""
     return f"""<domain type='qemu'>
   <name>{name}</name>
   <uuid>{uuid.uuid5(uuid.NAMESPACE_DNS, name)}</uuid>
+  {memory}
   <memory unit='MiB'>{memory_mib}</memory>
   <vcpu>1</vcpu>
   {backing}
-  <os><type arch='x86_64' machine='{machine}'>hvm</type></os>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <features><acpi/></features>
+  {cpu}
   <devices>
     <emulator>{emulator}</emulator>
     <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{image}'/><target dev='hda' bus='ide'/></disk>
     <serial type='null'/>
     <memballoon model='none'/>
-    {extra}
   </devices>
 </domain>
 """
+
+
+def _verbs_devices():
+    """Names below /dev of what RDMA needs: libvirt's guests see no others than those that are named."""
+    return [f"infiniband/{name}" for name in sorted(os.listdir("/dev/infiniband")) if name.startswith(("rdma_cm", "uverbs"))] if os.path.isdir(
+        "/dev/infiniband") else []
 
 
 def _text(path):

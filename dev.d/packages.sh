@@ -12,9 +12,7 @@ packages_of() {
     lint) echo clang-format-19 clang-tidy-19 shellcheck python3 ;;
     fuzz) echo clang-19 libclang-rt-19-dev ;;
     lab) echo qemu-system-x86 iproute2 dash bash util-linux ibverbs-providers ibverbs-utils rdmacm-utils perftest xz-utils zstd python3 ;;
-    libvirt) echo libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt ;;
     perf) echo iperf3 && packages_of qemu ;;
-    libvirt) echo libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients && packages_of qemu ;;
     *) die "no package group '$1'" ;;
     esac
 }

@@ -51,7 +51,7 @@ def options():
     o.add_argument("--runs", type=int, default=5, help="rounds; the table shows medians (default 5)")
     o.add_argument("--memory", type=int, default=1024, metavar="MIB", help="RAM of the guest that is migrated (default %(default)s)")
     o.add_argument("--fill", type=int, default=1000, metavar="MIB", help="of which hold data, where it has filled them (default %(default)s)")
-    o.add_argument("--backing", choices=BACKING, default="shared", help="memoryBacking of the domains (default shared)")
+    o.add_argument("--backing", choices=BACKING, default="plain", help="memoryBacking of the domains (default plain, where QEMU alone is at its best)")
     o.add_argument("--commands", type=int, default=3000, help="of each kind, at each monitor, in each round (default 3000)")
     o.add_argument("--pause", type=int, default=0, metavar="US", help="before each of them (default 0)")
     o.add_argument("--beside", metavar="BUILD", help="measure the monitor of another build too, in the same run")
@@ -203,7 +203,7 @@ class Run:
 
 
 def command_of(given):
-    usual = {"only": None, "runs": 5, "memory": 1024, "fill": 1000, "backing": "shared", "commands": 3000, "pause": 0, "idle": 30}
+    usual = {"only": None, "runs": 5, "memory": 1024, "fill": 1000, "backing": "plain", "commands": 3000, "pause": 0, "idle": 30}
     return "./dev perf --libvirt" + "".join(f" --{name} {getattr(given, name)}" for name, value in usual.items() if getattr(given, name) != value)
 
 

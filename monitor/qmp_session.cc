@@ -317,11 +317,12 @@ void QmpSession::note_descriptor(const Command& command) {
 }
 
 void QmpSession::close_at_qemu(const std::string& name) {
-    around_.forward(
-        {.text = json{{"execute", "closefd"}, {"arguments", {{"fdname", name}}}, {"id", "pageferry-closefd"}}.dump() + "\r\n",
-         .fds = {},
-         .id = std::make_unique<json>("pageferry-closefd"),
-         .for_nobody = true});
+    const json id = "pf-closefd";
+    Forward message;
+    message.text = json{{"execute", "closefd"}, {"arguments", {{"fdname", name}}}, {"id", id}}.dump();
+    message.id = std::make_unique<json>(id);
+    message.for_nobody = true;
+    around_.forward(std::move(message));
 }
 
 void QmpSession::forward(Item item, bool out_of_band, bool begins_native) {

@@ -43,11 +43,14 @@ def main():
         own_folder(path, os.path.join(folder, path.strip("/").replace("/", "-")))
     for file in ("passwd", "group", "hosts"):
         mount("--bind", os.path.join(folder, file), f"/etc/{file}")
-    # As a udev rule does it where Pageferry is installed: the device for whoever may run guests.
-    faults = os.path.join(folder, "userfaultfd")
-    os.mknod(faults, stat.S_IFCHR | 0o600, os.stat("/dev/userfaultfd").st_rdev)
-    os.chown(faults, USER_ID, USER_ID)
-    mount("--bind", faults, "/dev/userfaultfd")
+    # As udev rules do it, Pageferry's among them: devices for whoever may run guests. A kvm that only root may use would have libvirt
+    # probe an emulator again at every use.
+    for name in ("userfaultfd", "kvm"):
+        if os.path.exists(f"/dev/{name}"):
+            device = os.path.join(folder, name)
+            os.mknod(device, stat.S_IFCHR | 0o600, os.stat(f"/dev/{name}").st_rdev)
+            os.chown(device, USER_ID, USER_ID)
+            mount("--bind", device, f"/dev/{name}")
     if root:
         mount("-t", "overlay", "overlay", "-o", f"ro,lowerdir={root[0]}/usr:/usr", "/usr")
         for modules in glob.glob(f"{root[0]}/usr/lib/*/libvirt") + glob.glob(f"{root[0]}/usr/lib/*/qemu"):  # they load none but their own

@@ -14,8 +14,9 @@ using statemachine::Side;
 using statemachine::Status;
 
 namespace {
-constexpr std::chrono::seconds mover_end_limit{2};    // for one that was told to stop
-constexpr std::chrono::seconds killed_mover_limit{1}; // for one that was killed
+constexpr std::chrono::seconds mover_end_limit{2};                  // for one that was told to stop
+constexpr std::chrono::milliseconds destination_tells_its_own{100}; // of a recovery; then a user of both sides knows it of both
+constexpr std::chrono::seconds killed_mover_limit{1};               // for one that was killed
 } // namespace
 
 void Migration::tell_mover(const json& message) {
@@ -142,7 +143,9 @@ bool Migration::move(Status to, Cause cause, const std::string& error) {
     }
     report();
     follow(to, cause);
-    if (to != Status::postcopy_recover_setup) {
+    if (to == Status::postcopy_recover) {
+        answer_resume_within(destination_tells_its_own);
+    } else if (to != Status::postcopy_recover_setup && to != Status::postcopy_active) {
         answer_resume();
     }
     return true;

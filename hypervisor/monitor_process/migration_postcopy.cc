@@ -144,9 +144,12 @@ void Migration::attempt_by_itself() {
 
 // --- the answer to `migrate resume` -------------------------------------------------------------------------------------------
 
-// Where the outcome comes soon, its events come before the answer. libvirt up to 10.5 turns to the destination at the answer, and
-// takes a destination that is still paused for a failure.
+// Where the outcome comes soon, its events come before the answer, and where it is a good one, the destination's too. libvirt up
+// to 10.5 turns to the destination at the answer, and takes one of which it has only heard that it is paused for a failure.
 void Migration::answer_resume_within(std::chrono::milliseconds limit) {
+    if (!resume_reply_) {
+        return;
+    }
     resume_answer_.expires_after(limit);
     resume_answer_.async_wait([this](const boost::system::error_code& cut_short) {
         if (!cut_short) {

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """`virsh migrate --postcopy` and its recovery, with an unmodified libvirt and QEMU, told by libvirt's own events."""
-from libvirt_case import EMULATOR, STOCK, Case, Move, main, wait_until
+from libvirt_case import EMULATOR, STOCK, Case, Move, Virsh, main, wait_until
 
 
 class PostcopyCase(Case):
@@ -114,7 +114,15 @@ class BesideQemuAlone(PostcopyCase):
 
     def test_the_events_are_those_of_qemu_alone(self):
         self.needs_a_resume()
-        self.assertEqual(self.recovery(EMULATOR), self.recovery(STOCK))
+        ours = self.recovery(EMULATOR)
+        for attempt in range(5):
+            try:
+                theirs = self.recovery(STOCK)
+                break
+            except Virsh:  # libvirt 9.0 may come to the destination before it has heard of its recovery
+                self._forget()
+                self.assertLess(attempt, 4, "QEMU alone is never resumed")
+        self.assertEqual(ours, theirs)
 
 
 if __name__ == "__main__":

@@ -72,8 +72,9 @@ std::unexpected<Fault> Dialer::fail(int error) {
     switch (error) {
     case ECONNREFUSED:
     case ENOENT:
-        remedy = "nobody listens there: start the destination first, under Pageferry (plain QEMU listens for one connection only), "
-                 "and check host and port";
+        remedy =
+            "nobody listens there: start the destination first, under Pageferry (plain QEMU listens for one connection only), "
+            "and check host and port";
         break;
     case ENETUNREACH:
     case EHOSTUNREACH: remedy = "check the address and this host's routes"; break;

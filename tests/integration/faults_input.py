@@ -242,8 +242,8 @@ class Backends(FaultCase):
         said = self.refusal([], "-object", private, "-machine", "pc,memory-backend=ram0", "-m", "64M")
         self.assertIn(private, said)
         self.assertIn("use -object " + private + ",share=on", said)
-        anonymous = self.refusal([], "-object", "memory-backend-ram,id=ram0,size=64M", "-machine", "pc,memory-backend=ram0", "-m", "64M")
-        self.assertIn("use -object memory-backend-file,id=ram0,size=64M,mem-path=/dev/shm,share=on", anonymous)
+        huge = self.refusal([], "-object", "memory-backend-memfd,id=ram0,size=64M,hugetlb=on", "-machine", "pc,memory-backend=ram0", "-m", "64M")
+        self.assertIn("use -object memory-backend-file,id=ram0,size=64M,mem-path=/dev/hugepages,share=on", huge)
 
     @unittest.skipUnless(ROOT, "a mount of its own needs root")
     def test_full_shm(self):

@@ -7,6 +7,7 @@ message of the session protocol and then cuts.
 import os
 import struct
 import subprocess
+import threading
 import time
 import unittest
 
@@ -14,7 +15,7 @@ import faults_common
 from faults_proxy import Proxy
 from postcopy_common import (ACTIVE, BALLAST, PAUSED, RECOVER, SETUP, TO_POSTCOPY_DESTINATION, TO_POSTCOPY_SOURCE, PostcopyCase, ballast_at,
                              greets_and_hangs, never_accepts)
-from qemu_pair import Namespaces, QmpError, Timeout
+from qemu_pair import Namespaces, Qmp, QmpError, Timeout
 from under_pageferry import free_port, main, program, wait_until
 
 CANNOT_CANCEL = "Postcopy migration in progress, cannot cancel."
@@ -400,6 +401,13 @@ class Cuts(PostcopyCase):
         self.net.cut()
         self.wait_paused(self.source, self.destination, marks)
 
+    def begin_to_resume(self, mark):
+        """The answer comes when it has succeeded or failed, or after two seconds."""
+        resuming = threading.Thread(target=self.source.qmp.execute, args=("migrate",), kwargs={"uri": self.there, "resume": True})
+        resuming.start()
+        self.source.qmp.wait_event("MIGRATION", since=mark, status="postcopy-recover-setup")
+        return resuming
+
     def test_for_good_and_restored_later(self):
         self.cut()
         for vm in (self.source, self.destination):
@@ -408,13 +416,17 @@ class Cuts(PostcopyCase):
         # A user who does not wait for that.
         short(self.source, connect=600_000)
         mark = len(self.source.qmp.events)
-        self.source.qmp.execute("migrate", uri=self.there, resume=True)
-        self.source.qmp.execute("migrate-pause")
+        resuming = self.begin_to_resume(mark)
+        other = Qmp(self.source.cli_path)  # the first one has no answer yet
+        self.addCleanup(other.close)
+        other.execute("migrate-pause")
+        resuming.join()
         self.assert_attempt_failed(self.source, mark)
         # The link comes back while the connection is being set up.
         marks = [len(vm.qmp.events) for vm in (self.source, self.destination)]
-        self.source.qmp.execute("migrate", uri=self.there, resume=True)
+        resuming = self.begin_to_resume(marks[0])
         self.net.restore()
+        resuming.join()
         for vm, mark in zip((self.source, self.destination), marks):
             vm.qmp.wait_event("MIGRATION", since=mark, status=ACTIVE)
         # And is cut again, and again comes back.

@@ -30,12 +30,13 @@ def own_folder(path, folder):
 def main():
     folder, name, programs, *root = sys.argv[1:]
     socket.sethostname(name)
-    for path in ("/run", "/opt", "/srv"):
+    for path in filter(os.path.isdir, ("/run", "/opt", "/srv")):  # the lab's machines have no /srv
         mount("-t", "tmpfs", "-o", "mode=0755", "none", path)
     mount("-t", "tmpfs", "-o", "mode=1777", "none", "/dev/shm")
     os.makedirs("/run/libvirt")
     os.symlink(os.path.join(folder, "sockets/libvirt-sock"), "/run/libvirt/libvirt-sock")  # where `virsh` without a URI looks
-    own_folder("/srv/guests", os.path.join(os.path.dirname(folder), "guests"))  # both hosts'
+    if os.path.isdir("/srv"):
+        own_folder("/srv/guests", os.path.join(os.path.dirname(folder), "guests"))  # both hosts'
     os.makedirs("/run/netns", exist_ok=True)
     os.makedirs("/opt/pageferry/bin")
     mount("--bind", programs, "/opt/pageferry/bin")

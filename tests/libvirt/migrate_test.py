@@ -21,6 +21,27 @@ class Precopy(Case):
                                  "only what is tunnelled through the daemons is QEMU's own")
                 back = not back
 
+    def test_conducted_by_virsh(self):
+        """Without --p2p: the two daemons do not speak to each other."""
+        self.start()
+        self.source.virsh("migrate", "--live", "--unsafe", "guest", self.destination.uri)
+        self.assert_intact(self.destination)
+
+    def test_with_its_disk(self):
+        """libvirt copies the disk by QEMU's own means while Pageferry waits before the switchover."""
+        self.start()
+        there = os.path.join(self.destination.folder, "ram/disk.img")
+        with open(there, "wb") as disk:
+            disk.truncate(os.path.getsize(self.writer))
+        os.chmod(there, 0o666)
+        other = os.path.join(self.source.folder, "other.xml")
+        with open(other, "w", encoding="utf-8") as file:
+            file.write(domain("guest", there, backing=SHARED))
+        self.source.virsh(*self.words("--copy-storage-all", "--xml", other))
+        self.assert_intact(self.destination)
+        with open(there, "rb") as copy, open(self.writer, "rb") as original:
+            self.assertEqual(copy.read(512), original.read(512))
+
     def test_what_is_not_done_is_refused_by_its_name(self):
         self.start()
         for option, name in (("--auto-converge", "auto-converge"), ("--compressed", "xbzrle"), ("--zerocopy", "zero")):

@@ -71,6 +71,9 @@ class Postcopy(PostcopyCase):
         here, there = self.listeners()
         self.start()
         move = self.begin_postcopy()
+        with self.assertRaises(Virsh):  # there is no way back
+            self.source.virsh("domjobabort", "guest")
+        self.assertTrue(move.is_alive(), move.error)
         self.cut()
         self.expect_failed(here, there)
         self.assertIsNotNone(move.done())

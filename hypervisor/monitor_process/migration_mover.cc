@@ -15,7 +15,7 @@ using statemachine::Status;
 
 namespace {
 constexpr std::chrono::seconds mover_end_limit{2};                  // for one that was told to stop
-constexpr std::chrono::milliseconds destination_tells_its_own{100}; // of a recovery; then a user of both sides knows it of both
+constexpr std::chrono::milliseconds destination_tells_its_own{250}; // of a recovery; then a user of both sides knows it of both
 constexpr std::chrono::seconds killed_mover_limit{1};               // for one that was killed
 } // namespace
 

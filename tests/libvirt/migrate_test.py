@@ -62,12 +62,17 @@ class Precopy(Case):
         self.wait_writing(self.destination)
 
     def test_aborted(self):
-        """The guest goes on where it was, and moves later."""
+        """The guest goes on where it was, with no descriptor of the migration left in QEMU, and moves later."""
         self.start()
+        def sockets():
+            folder = f"/proc/{self.source.pids('qemu-system-x86_64')[0]}/fd"
+            return sum(os.readlink(os.path.join(folder, name)).startswith("socket:") for name in os.listdir(folder))
+        before = sockets()
         move = self.begin()
         self.source.virsh("domjobabort", "guest")
         self.assertIn("canceled by client", str(move.done()))
         self.assertEqual((self.source.state("guest"), self.destination.state("guest")), ("running (booted)", ""))
+        wait_until(lambda: sockets() == before, lambda: f"QEMU has {sockets()} sockets, and had {before}")
         self.assert_intact(self.source)
         self.move()
 
